@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Remote (persistent) memory access over RDMA: a binding of librpma.
+
+Register a piece of memory on one machine, read and write it from another without the first one's
+CPU in the path, and make what was written durable. See docs/tutorial.md for a start.
+"""
+
+from rpma import allocation, errors, log
+from rpma.completion import CompletionQueue, WorkCompletion
+from rpma.config import ConnectionConfig
+from rpma.conn_req import ConnectionRequest
+from rpma.connection import Connection
+from rpma.constants import (
+    ATOMIC_WRITE_ALIGNMENT,
+    DEFAULT_TIMEOUT_MS,
+    Advice,
+    AdviseFlags,
+    CompletionFlags,
+    ConnectionEvent,
+    FlushType,
+    Usage,
+    WcFlags,
+    WcOpcode,
+    WcStatus,
+)
+from rpma.device import Device, DeviceAttributes, devices
+from rpma.endpoint import Endpoint
+from rpma.errors import (
+    AgainError,
+    ClosedError,
+    CompletionError,
+    ConnectionClosed,
+    ConnectionEventError,
+    ConnectionLost,
+    ConnectionRejected,
+    ConnectionUnreachable,
+    ForkedError,
+    InUseError,
+    InvalidArgumentError,
+    NoCompletionError,
+    NoDeviceError,
+    NoEventError,
+    NotSharedChannelError,
+    NotSupportedError,
+    OutOfMemoryError,
+    ProviderError,
+    QueueFullError,
+    RpmaError,
+    SharedChannelError,
+    UnknownError,
+    VersionError,
+    WaitTimeoutError,
+    err_2str,
+    errormsg,
+)
+from rpma.memory import Descriptor, MemoryRegion, RemoteMemoryRegion
+from rpma.peer import Peer, PeerConfig
+from rpma.srq import SharedReceiveQueue, SharedReceiveQueueConfig
+from rpma.version import Library, check_version, library, version_mismatch
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ATOMIC_WRITE_ALIGNMENT",
+    "DEFAULT_TIMEOUT_MS",
+    "Advice",
+    "AdviseFlags",
+    "AgainError",
+    "ClosedError",
+    "CompletionError",
+    "CompletionFlags",
+    "CompletionQueue",
+    "Connection",
+    "ConnectionClosed",
+    "ConnectionConfig",
+    "ConnectionEvent",
+    "ConnectionEventError",
+    "ConnectionLost",
+    "ConnectionRejected",
+    "ConnectionRequest",
+    "ConnectionUnreachable",
+    "Descriptor",
+    "Device",
+    "DeviceAttributes",
+    "Endpoint",
+    "FlushType",
+    "ForkedError",
+    "InUseError",
+    "InvalidArgumentError",
+    "Library",
+    "MemoryRegion",
+    "NoCompletionError",
+    "NoDeviceError",
+    "NoEventError",
+    "NotSharedChannelError",
+    "NotSupportedError",
+    "OutOfMemoryError",
+    "Peer",
+    "PeerConfig",
+    "ProviderError",
+    "QueueFullError",
+    "RemoteMemoryRegion",
+    "RpmaError",
+    "SharedChannelError",
+    "SharedReceiveQueue",
+    "SharedReceiveQueueConfig",
+    "UnknownError",
+    "Usage",
+    "VersionError",
+    "WaitTimeoutError",
+    "WcFlags",
+    "WcOpcode",
+    "WcStatus",
+    "WorkCompletion",
+    "__version__",
+    "allocation",
+    "check_version",
+    "devices",
+    "err_2str",
+    "errormsg",
+    "errors",
+    "library",
+    "log",
+    "version_mismatch",
+]

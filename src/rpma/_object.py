@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What librpma's objects have in common in Python: a handle, and a life."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from types import TracebackType
+from typing import Any, TypeVar
+
+from rpma._native import ffi, lib
+from rpma.errors import InUseError, InvalidArgumentError, error_for
+
+Self = TypeVar("Self", bound="NativeObject")
+
+FOREVER: int = lib.RPMAPY_FOREVER
+
+
+class NativeObject:
+    """An object of librpma: a context manager with an idempotent close().
+
+    The C handle keeps its parents alive and is released with the Python object, after its
+    children, in whatever order the garbage collector meets them.
+    """
+
+    __slots__ = ("__weakref__", "_h")
+
+    _what = "object"
+    _warns = True  # garbage-collected open: False where only memory is at stake
+
+    _h: Any
+
+    def _adopt(self, handle: Any) -> None:
+        self._h = ffi.gc(handle, lib.rpmapy_release)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed, or belongs to the parent process of a fork."""
+        return bool(lib.rpmapy_state(self._h))
+
+    def close(self) -> None:
+        """Release it. Does nothing if it is closed already.
+
+        Raises:
+            InUseError: objects made from it are still open.
+            RpmaError: librpma reports a failure; the object is closed all the same.
+        """
+        ret = lib.rpmapy_close(self._h)
+        if ret == lib.RPMAPY_E_CHILDREN:
+            count = lib.rpmapy_children(self._h)
+            raise InUseError(
+                f"cannot close the {self._what}: {count} object(s) made from it are still open "
+                "(regions, connections, endpoints, shared receive queues); close them first"
+            )
+        if ret:
+            raise error_for(ret, f"close the {self._what}")
+
+    def __enter__(self: Self) -> Self:
+        """Return the object itself, if it is open."""
+        ret = lib.rpmapy_state(self._h)
+        if ret:
+            raise error_for(ret, f"enter the {self._what}")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def __del__(self) -> None:
+        handle = getattr(self, "_h", None)
+        if handle is None or lib.rpmapy_state(handle):
+            return  # the constructor failed, or close() was called
+        if self._warns:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+        # Now, before the attributes go: a region must not outlive its buffer. What still has
+        # children is closed with the last of them, when the handle is released.
+        lib.rpmapy_close(handle)
+
+    def __reduce__(self) -> str:
+        raise TypeError(f"a {self._what} cannot be pickled: it belongs to this process")
+
+    def __repr__(self) -> str:
+        state = " closed" if self.closed else ""
+        return f"<rpma.{type(self).__name__}{state}>"
+
+
+def deadline_after(timeout: float | None) -> int:
+    """The moment `timeout` seconds from now, as C waits for it; None is forever."""
+    if timeout is None:
+        return FOREVER
+    if not isinstance(timeout, (int, float)) and not hasattr(timeout, "__float__"):
+        raise TypeError(f"timeout must be a number of seconds or None, not {_name(timeout)}")
+    seconds = float(timeout)
+    if not seconds >= 0:
+        raise InvalidArgumentError(f"timeout={timeout} must not be negative")
+    return min(time.monotonic_ns() + int(min(seconds, 1e9) * 1e9), FOREVER - 1)
+
+
+def require(kind: type, name: str, value: object) -> None:
+    """Raise TypeError unless `value`, the argument called `name`, is a `kind`."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise TypeError(f"{name} must be {article} rpma.{kind.__name__}, not {_name(value)}")
+
+
+def integer(name: str, value: object, maximum: int, unit: str = "") -> int:
+    """`value` as an int from 0 to `maximum`, or the exception that says what is wrong with it."""
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer{unit and ' of ' + unit}, not {_name(value)}")
+    number = int(value.__index__())
+    if not 0 <= number <= maximum:
+        raise InvalidArgumentError(f"{name}={number} must be from 0 to {maximum}")
+    return number
+
+
+def _name(value: object) -> str:
+    return type(value).__name__

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Addresses and ports, as librpma takes them."""
+
+from __future__ import annotations
+
+from rpma._object import integer
+from rpma.errors import InvalidArgumentError
+
+
+def encode_address(address: object) -> bytes:
+    """An address for librpma, or the exception that says what is wrong with it."""
+    if not isinstance(address, str):
+        raise TypeError(f"address must be a str, not {type(address).__name__}")
+    if not address or "\0" in address:
+        raise InvalidArgumentError(f"address={address!r} must be a host name or an IP address")
+    return address.encode("ascii") if address.isascii() else address.encode("idna")
+
+
+def encode_port(port: object) -> bytes:
+    """A port for librpma, or the exception that says what is wrong with it."""
+    if isinstance(port, str):
+        if not port or "\0" in port:
+            raise InvalidArgumentError(f"port={port!r} must be a port number or a service name")
+        if not port.isdigit():
+            return port.encode("utf-8")
+    elif not hasattr(port, "__index__"):
+        raise TypeError(f"port must be an int or a str, not {type(port).__name__}")
+    return str(integer("port", int(port), 65535)).encode()

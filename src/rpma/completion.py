@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Completion queues: which requests are done, and how they ended."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from rpma._native import ffi, lib
+from rpma._object import deadline_after, integer
+from rpma.constants import WcFlags, WcOpcode, WcStatus
+from rpma.errors import completion_error, error_for, event_error
+
+_AGAIN: int = lib.RPMAPY_AGAIN
+_NO_COMPLETION: int = lib.RPMA_E_NO_COMPLETION
+_STATUSES = {int(status): status for status in WcStatus}
+_OPCODES: dict[int, WcOpcode | int] = {int(opcode): opcode for opcode in WcOpcode}
+_MOST_ENTRIES = 1 << 16
+
+
+class WorkCompletion(NamedTuple):
+    """How one request ended (struct ibv_wc).
+
+    Attributes:
+        wr_id: the number that the request was posted with.
+        status: how it ended.
+        opcode: what it was. Means nothing where the request failed.
+        byte_len: how many bytes were received; means nothing on the sending side of a write.
+        imm: the immediate data that came along, or None.
+        qp_num: the queue pair it was posted to: `Connection.qp_num`.
+        vendor_err: the device's own word on a failure.
+        flags: what the completion carries.
+    """
+
+    wr_id: int
+    status: WcStatus
+    opcode: WcOpcode | int
+    byte_len: int
+    imm: int | None
+    qp_num: int
+    vendor_err: int
+    flags: WcFlags
+
+    def raise_for_status(self) -> None:
+        """Raise the CompletionError for the status, unless it is a success."""
+        if self.status is not WcStatus.SUCCESS:
+            raise completion_error(self, f"request {self.wr_id}")
+
+
+def translate(raw: Any) -> WorkCompletion:
+    """A WorkCompletion of a struct rpmapy_wc."""
+    status = raw.status
+    opcode = raw.opcode
+    flags = raw.flags
+    return WorkCompletion(
+        raw.wr_id,
+        _STATUSES.get(status, WcStatus.GENERAL_ERR),
+        _OPCODES.get(opcode, opcode),
+        raw.byte_len,
+        raw.imm if flags & WcFlags.WITH_IMM else None,
+        raw.qp_num,
+        raw.vendor_err,
+        WcFlags(flags),
+    )
+
+
+class CompletionQueue:
+    """A completion queue (rpma_cq_*), owned by a connection or a shared receive queue.
+
+    The usual wait is `next_wc`. The pieces that it is made of are librpma's: `wait` for an event,
+    then `get_wcs` until nothing comes; an event may come without a completion, and one event may
+    stand for many completions.
+    """
+
+    __slots__ = ("__weakref__", "_h", "_owner")
+
+    def __init__(self, owner: Any, handle: Any) -> None:
+        """Not for programs: see `Connection.cq`, `Connection.rcq`, `SharedReceiveQueue.rcq`."""
+        self._owner = owner  # keeps it alive
+        self._h = handle
+
+    @property
+    def fd(self) -> int:
+        """A file descriptor that is readable when an event waits (rpma_cq_get_fd).
+
+        For select and event loops: when it is readable call `wait`, then `get_wcs` until it
+        returns nothing. It is non-blocking.
+        """
+        fd = ffi.new("int *")
+        ret = lib.rpmapy_cq_fd(self._h, fd)
+        if ret:
+            raise error_for(ret, "get the file descriptor of the completion queue")
+        return int(fd[0])
+
+    def fileno(self) -> int:
+        """`fd`, so that select and selectors take the queue itself."""
+        return self.fd
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait for a completion event, and ask for the next one (rpma_cq_wait).
+
+        Args:
+            timeout: in seconds; None waits for ever.
+
+        Raises:
+            WaitTimeoutError: there was none in time.
+            SharedChannelError: the completion channel is shared: use `Connection.wait`.
+            ConnectionEventError: the connection has ended, and nothing is left to complete.
+        """
+        deadline = deadline_after(timeout)
+        while (ret := lib.rpmapy_cq_wait(self._h, deadline)) == _AGAIN:
+            pass
+        if ret:
+            raise self._error(ret, "wait for a completion")
+
+    def get_wc(self) -> WorkCompletion | None:
+        """The next work completion, or None if there is none now (rpma_cq_get_wc)."""
+        raw = ffi.new("struct rpmapy_wc *")
+        got = lib.rpmapy_cq_get_wc(self._h, 1, raw)
+        if got == 1:
+            return translate(raw)
+        if got == _NO_COMPLETION:
+            return None
+        raise self._error(got, "get a work completion")
+
+    def get_wcs(self, max_entries: int = 64) -> list[WorkCompletion]:
+        """Up to `max_entries` work completions, as many as there are now (rpma_cq_get_wc)."""
+        count = integer("max_entries", max_entries, _MOST_ENTRIES)
+        raw = ffi.new("struct rpmapy_wc[]", count)
+        got = lib.rpmapy_cq_get_wc(self._h, count, raw) if count else 0
+        if got >= 0:
+            return [translate(raw[i]) for i in range(got)]
+        if got == _NO_COMPLETION:
+            return []
+        raise self._error(got, "get work completions")
+
+    def next_wc(self, timeout: float | None = None) -> WorkCompletion:
+        """The next work completion, waiting for it: `wait` and `get_wc` as often as it takes.
+
+        Where the completion channel is shared it takes events of the other queue too; its
+        completions are not lost, but `Connection.wait` may return for them later.
+
+        Args:
+            timeout: in seconds; None waits for ever.
+
+        Raises:
+            WaitTimeoutError: nothing completed in time.
+            ConnectionEventError: the connection has ended, and nothing is left to complete.
+        """
+        deadline = deadline_after(timeout)
+        raw = ffi.new("struct rpmapy_wc *")
+        while (ret := lib.rpmapy_cq_next_wc(self._h, deadline, raw)) == _AGAIN:
+            pass
+        if ret:
+            raise self._error(ret, "wait for a completion")
+        return translate(raw)
+
+    def _error(self, ret: int, what: str) -> Exception:
+        if ret == lib.RPMAPY_E_ENDED:
+            return event_error(self._owner.ended, f"cannot {what}, nothing is left to complete")
+        return error_for(ret, what)
+
+    def __repr__(self) -> str:
+        return f"<rpma.CompletionQueue of {self._owner!r}>"

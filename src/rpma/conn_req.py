@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Connection requests: connections to be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rpma._native import ffi, lib
+from rpma._object import NativeObject, require
+from rpma.address import encode_address, encode_port
+from rpma.config import ConnectionConfig, config_handle
+from rpma.connection import Connection, read_private_data
+from rpma.errors import InvalidArgumentError, error_for
+from rpma.memory import MemoryRegion
+from rpma.request import explain_receive
+
+if TYPE_CHECKING:
+    from rpma._types import Buffer
+    from rpma.peer import Peer
+
+_PRIVATE_DATA_MAX = 255
+
+
+class ConnectionRequest(NativeObject):
+    """A connection to be: an outgoing request, or an incoming one (rpma_conn_req_*).
+
+    Made by `Peer.request` and `Endpoint.next_conn_req`. Closing an incoming one rejects it.
+    """
+
+    __slots__ = ("_config", "_peer", "is_incoming")
+    _what = "connection request"
+
+    _peer: Peer
+    _config: ConnectionConfig | None  # keeps its shared receive queue alive
+    is_incoming: bool
+
+    def __init__(self) -> None:
+        """Not for programs."""
+        raise TypeError("make it with Peer.request() or Endpoint.next_conn_req()")
+
+    @classmethod
+    def _incoming(
+        cls, peer: Peer, handle: Any, config: ConnectionConfig | None
+    ) -> ConnectionRequest:
+        self = cls.__new__(cls)
+        self._adopt(handle)
+        self._peer, self._config, self.is_incoming = peer, config, True
+        return self
+
+    @classmethod
+    def _outgoing(
+        cls, peer: Peer, address: str, port: int | str, config: ConnectionConfig | None
+    ) -> ConnectionRequest:
+        handle = config_handle(config)
+        out = ffi.new("struct rpmapy_conn_req **")
+        ret = lib.rpmapy_conn_req_new(
+            peer._h, encode_address(address), encode_port(port), handle, out
+        )
+        if ret:
+            raise error_for(ret, f"prepare a connection to {address}:{port}")
+        self = cls.__new__(cls)
+        self._adopt(out[0])
+        self._peer, self._config, self.is_incoming = peer, config, False
+        return self
+
+    @property
+    def private_data(self) -> bytes:
+        """The bytes that an incoming request brought (rpma_conn_req_get_private_data).
+
+        InfiniBand and RoCE pad them with zeros, to 56 bytes.
+        """
+        return read_private_data(lib.rpmapy_conn_req_private_data, self._h, self._what)
+
+    def recv(self, dst: MemoryRegion, offset: int, length: int, *, wr_id: int = 0) -> None:
+        """Post a receive before the connection is made (rpma_conn_req_recv).
+
+        So it is there for a message that comes at once. The arguments are `Connection.recv`'s.
+        """
+        try:
+            ret = lib.rpmapy_conn_req_recv(self._h, dst._h, offset, length, wr_id)
+        except (TypeError, OverflowError, AttributeError):
+            ret = lib.RPMAPY_E_ARGUMENT
+        if ret:
+            require(MemoryRegion, "dst", dst)
+            raise explain_receive(ret, self._h, dst, offset, length, wr_id)
+
+    def connect(self, private_data: Buffer | None = None) -> Connection:
+        """Start connecting, or accept (rpma_conn_req_connect). The request is closed by that.
+
+        The connection is usable after its event ESTABLISHED: see `Connection.wait_established`.
+
+        Args:
+            private_data: bytes for the other side: up to 255, as many as the network takes: on
+                InfiniBand and RoCE 56 to the target, 196 to the initiator.
+
+        Raises:
+            InvalidArgumentError: too much private data.
+        """
+        raw = b"" if private_data is None else bytes(memoryview(private_data))
+        if len(raw) > _PRIVATE_DATA_MAX:
+            raise InvalidArgumentError(
+                f"private_data has {len(raw)} bytes, at most {_PRIVATE_DATA_MAX} can be sent"
+            )
+        out = ffi.new("struct rpmapy_conn **")
+        data = ffi.from_buffer(raw)
+        ret = lib.rpmapy_conn_req_connect(self._h, data, len(raw), out)
+        if ret:
+            hint = ""
+            if len(raw) > 56:
+                hint = (
+                    f"private_data has {len(raw)} bytes, InfiniBand and RoCE take "
+                    f"{196 if self.is_incoming else 56}: send the rest as a message"
+                )
+            raise error_for(ret, "accept" if self.is_incoming else "connect", hint)
+        return Connection._made(self._peer, out[0], self._config)
+
+    def close(self) -> None:
+        """Give the request up; an incoming one is rejected (rpma_conn_req_delete)."""
+        super().close()
+
+    def __repr__(self) -> str:
+        state = " closed" if self.closed else ""
+        way = "incoming" if self.is_incoming else "outgoing"
+        return f"<rpma.ConnectionRequest{state} {way}>"
