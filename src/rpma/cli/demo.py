@@ -171,9 +171,9 @@ def table(story: Story) -> Table:
     shown.add_column(style="dim")
     shown.add_column(overflow="fold")
     shown.add_row("bytes", f"{story.size:,}")
-    shown.add_row("SHA-256", story.source_digest + "  file")
-    shown.add_row("", story.target_digest + "  target")
-    shown.add_row("", story.returned_digest + "  back")
+    shown.add_row("SHA-256 file", story.source_digest)
+    shown.add_row("  at target", story.target_digest)
+    shown.add_row("  read back", story.returned_digest)
     shown.add_row("requests", f"write {story.writes}, flush {story.flushes}, read {story.reads}")
     shown.add_row(
         "seconds", f"{story.write_seconds:.3f} to write, {story.read_seconds:.3f} to read back"
