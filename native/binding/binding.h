@@ -210,6 +210,10 @@ void log_quiet_begin(void);
 void log_quiet_end(void);
 bool call_failed_with(int errno_value);
 
+/* ---- devices (device.c) ---- */
+
+int device_usable(void);
+
 /* ---- waits (wait.c) ---- */
 
 int64_t now_ns(void);

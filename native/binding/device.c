@@ -12,8 +12,9 @@
  */
 static _Atomic unsigned opened_in_generation;
 
-static int
-may_open_devices(void)
+/* 0, or RPMAPY_E_FORKED in a child of the process that opened devices. */
+int
+device_usable(void)
 {
 	unsigned current = handle_generation() + 1;
 	unsigned expected = 0;
@@ -53,7 +54,7 @@ rpmapy_device_names(char *names, size_t size)
 int
 rpmapy_device_for_address(const char *address, int side, struct ibv_context **context)
 {
-	int ret = may_open_devices();
+	int ret = device_usable();
 	if (ret)
 		return ret;
 	call_begin();
@@ -67,13 +68,17 @@ rpmapy_device_name(struct ibv_context *context)
 	return ibv_get_device_name(context->device);
 }
 
+/* 0, RPMAPY_E_FORKED, or an errno. */
 int
 rpmapy_device_attributes(struct ibv_context *context, struct rpmapy_device_attributes *out)
 {
 	struct ibv_device_attr device;
 	struct ibv_port_attr port;
+	int ret = device_usable();
+	if (ret)
+		return ret;
 	memset(&port, 0, sizeof(port));
-	int ret = ibv_query_device(context, &device);
+	ret = ibv_query_device(context, &device);
 	if (!ret)
 		ret = ibv_query_port(context, 1, &port);
 	if (ret)
@@ -94,6 +99,9 @@ rpmapy_device_attributes(struct ibv_context *context, struct rpmapy_device_attri
 int
 rpmapy_device_is_odp_capable(struct ibv_context *context, int *capable)
 {
+	int ret = device_usable();
+	if (ret)
+		return ret;
 	call_begin();
 	return rpma_utils_ibv_context_is_odp_capable(context, capable);
 }

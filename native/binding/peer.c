@@ -8,12 +8,15 @@ DELETER(peer_cfg_delete, struct rpma_peer_cfg, rpma_peer_cfg_delete)
 int
 rpmapy_peer_new(struct ibv_context *context, struct rpmapy_peer **out)
 {
+	int ret = device_usable();
+	if (ret)
+		return ret;
 	struct rpmapy_peer *peer = handle_new(sizeof(*peer), peer_delete, NULL, NULL);
 	if (!peer)
 		return RPMA_E_NOMEM;
 	struct rpma_peer *object = NULL;
 	call_begin();
-	int ret = rpma_peer_new(context, &object);
+	ret = rpma_peer_new(context, &object);
 	if (ret) {
 		handle_discard(&peer->handle);
 		return ret;

@@ -103,6 +103,8 @@ class Device:
         """What the device says of itself, as of now."""
         raw = ffi.new("struct rpmapy_device_attributes *")
         number = lib.rpmapy_device_attributes(self._context, raw)
+        if number < 0:
+            raise error_for(number, f"query {self.name}")
         if number:
             error = ProviderError(f"cannot query {self.name}: {os.strerror(number)}")
             error.errno = number

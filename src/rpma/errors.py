@@ -412,6 +412,10 @@ _HINTS = {
     errno.ENODEV: "no RDMA device has this address ('rdma link' lists devices)",
     errno.ENOMEM: "is RLIMIT_MEMLOCK ('ulimit -l') large enough?",
     errno.EACCES: "may this user open the files below /dev/infiniband?",
+    errno.EFAULT: "the memory cannot be pinned: Linux 6.5 and newer refuse mapped files, except on "
+    "tmpfs, hugetlbfs and device DAX",
+    errno.EOPNOTSUPP: "the memory cannot be pinned: file system DAX needs a device with on-demand "
+    "paging",
     errno.ENETUNREACH: "there is no route to the address ('ip route get ADDRESS')",
 }
 
