@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Memory that is fit to be registered with an RNIC.
 
 Any writable buffer can be registered, but a good one starts at a page, is not copied away by a
@@ -14,17 +15,18 @@ All sizes, lengths, offsets and addresses are in bytes.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import io
 import math
 import mmap
-import operator
 import os
 import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
+
+from rpma._huge_pages import HugePageError, an_integer, huge_page_shortage, huge_page_size
+from rpma._native import ffi, lib
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -39,26 +41,11 @@ _MAP_SHARED_VALIDATE: Final = 0x03
 _MAP_HUGETLB: Final = 0x40000
 _MAP_SYNC: Final = 0x80000
 _MAP_HUGE_SHIFT: Final = 26  # log2 of the page size goes into the flags from this bit on
-_MADV_POPULATE_WRITE: Final = 23
-_MS_SYNC: Final = 4
 _HUGETLBFS_MAGIC: Final = 0x958458F6
 
-_HUGE_PAGE_POOLS: Final = Path("/sys/kernel/mm/hugepages")
-_MEMINFO: Final = Path("/proc/meminfo")
 _CHARACTER_DEVICES: Final = Path("/sys/dev/char")
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.msync.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-_libc.fstatfs.argtypes = [ctypes.c_int, ctypes.c_void_p]
-
 _Kind = Literal["anonymous", "file", "device"]
-
-
-class HugePageError(MemoryError):
-    """The system cannot supply the huge pages asked for; the message says how many it has, and what
-    to do about it.
-    """
 
 
 class Memory:
@@ -183,7 +170,7 @@ class Memory:
                 )
             shape = self._size // kind.itemsize
         dims = shape if isinstance(shape, tuple) else (shape,)
-        dims = tuple(_integer("shape", n) for n in dims)
+        dims = tuple(an_integer("shape", n) for n in dims)
         needed = kind.itemsize * math.prod(dims)
         if any(n < 0 for n in dims) or needed > self._size:
             raise ValueError(
@@ -214,10 +201,10 @@ class Memory:
                 f"sync: msync does not work on the device DAX {self._path!r}; stores to it become "
                 "durable by flushing the CPU caches: use libpmem's pmem_persist"
             )
-        offset = _integer("offset", offset)
+        offset = an_integer("offset", offset)
         if not 0 <= offset <= self._size:
             raise ValueError(f"offset: {offset} is outside of the memory; use 0 to {self._size}")
-        length = self._size - offset if length is None else _integer("length", length)
+        length = self._size - offset if length is None else an_integer("length", length)
         if not 0 <= length <= self._size - offset:
             raise ValueError(
                 f"length: {length} bytes from offset {offset} on are outside of the memory; use 0 "
@@ -229,8 +216,8 @@ class Memory:
         # Not mmap.flush: it keeps the GIL for as long as the storage takes (as of Python 3.11). The
         # view keeps another thread from unmapping the memory under the system call.
         with self.view:
-            if _libc.msync(self._address + offset - before, length + before, _MS_SYNC) != 0:
-                number = ctypes.get_errno()
+            number = lib.rpmapy_msync(self._address + offset - before, length + before)
+            if number:
                 raise OSError(number, f"msync: {os.strerror(number)}", self._path)
 
     def close(self) -> None:
@@ -290,11 +277,11 @@ def anonymous(size: int, *, huge_pages: bool | int = False) -> Memory:
     HugePageError (a MemoryError) where too few huge pages are free, and MemoryError where the
     system refuses.
     """
-    size = _integer("size", size)
+    size = an_integer("size", size)
     if huge_pages is False:
         page, flags = mmap.PAGESIZE, 0
     else:
-        page = _huge_page_size(huge_pages)
+        page = huge_page_size(huge_pages)
         flags = _MAP_HUGETLB | (page.bit_length() - 1) << _MAP_HUGE_SHIFT
     length = _whole_pages(size, page)
     # MAP_SHARED, not MAP_PRIVATE: after a fork, a private page is copied on the first write, so
@@ -306,7 +293,7 @@ def anonymous(size: int, *, huge_pages: bool | int = False) -> Memory:
             _populate(mapping)
     except OSError as error:
         if flags:
-            raise HugePageError(_huge_page_shortage(size, page, error)) from error
+            raise HugePageError(huge_page_shortage(size, page, error)) from error
         if error.errno != errno.ENOMEM:
             raise
         raise MemoryError(f"size: the system has no {size} bytes of memory to give") from error
@@ -352,7 +339,7 @@ def map_file(
     if dax is not None and not isinstance(dax, bool):
         raise TypeError(f"dax: a bool or None is needed, not {type(dax).__name__}")
     if size is not None:
-        size = _integer("size", size)
+        size = an_integer("size", size)
         _whole_pages(size, mmap.PAGESIZE)
     elif create:
         raise ValueError("size: None is for a file that exists; with create=True give its bytes")
@@ -425,7 +412,7 @@ def _map(fd: int, length: int, flags: int, name: str | None = None) -> mmap.mmap
 
 
 def _address_of(mapping: mmap.mmap) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+    return int(ffi.cast("uintptr_t", ffi.from_buffer(mapping)))
 
 
 def _allocate(fd: int, size: int, name: str) -> None:
@@ -450,8 +437,7 @@ def _allocate(fd: int, size: int, name: str) -> None:
 
 def _file_page_size(fd: int) -> int:
     """The page size of a regular file: hugetlbfs has its own, and unmaps only whole pages."""
-    answer = (ctypes.c_long * 64)()  # struct statfs, which begins with f_type; larger than any
-    if _libc.fstatfs(fd, answer) == 0 and answer[0] & 0xFFFFFFFF == _HUGETLBFS_MAGIC:
+    if lib.rpmapy_file_system_magic(fd) == _HUGETLBFS_MAGIC:
         return os.fstatvfs(fd).f_bsize
     return mmap.PAGESIZE
 
@@ -471,13 +457,6 @@ def _device_dax(name: str, device: int) -> tuple[int, int]:
         ) from error
 
 
-def _integer(name: str, value: object) -> int:
-    if not isinstance(value, bool):
-        with contextlib.suppress(TypeError):
-            return operator.index(value)  # type: ignore[arg-type]
-    raise TypeError(f"{name}: an int is needed, not {type(value).__name__}")
-
-
 def _whole_pages(size: int, page: int) -> int:
     """`size` rounded up to pages; ValueError where that is no size of a mapping."""
     if size <= 0:
@@ -490,69 +469,12 @@ def _whole_pages(size: int, page: int) -> int:
     return length
 
 
-def _huge_page_pool(page: int) -> Path:
-    return _HUGE_PAGE_POOLS / f"hugepages-{page >> 10}kB"
-
-
-def _huge_page_size(asked: object) -> int:
-    """The huge page size in bytes that `huge_pages` (True or a size) asks for."""
-    prefix = "hugepages-"
-    try:
-        names = [entry.name for entry in _HUGE_PAGE_POOLS.iterdir()]
-    except OSError:
-        names = []
-    sizes = sorted(int(n[len(prefix) : -2]) << 10 for n in names if n.startswith(prefix))
-    if asked is not True:
-        wanted = _integer("huge_pages", asked)
-        if sizes and wanted not in sizes:
-            choices = ", ".join(map(str, sizes))
-            raise ValueError(
-                f"huge_pages: {wanted} is no huge page size here; use True or one of: {choices}"
-            )
-    if not sizes:
-        raise HugePageError(
-            f"huge_pages: this system has none ({_HUGE_PAGE_POOLS} is missing or empty)"
-        )
-    return wanted if asked is not True else _default_huge_page_size(sizes)
-
-
-def _default_huge_page_size(sizes: list[int]) -> int:
-    with contextlib.suppress(OSError):
-        for line in _MEMINFO.read_text().splitlines():
-            if line.startswith("Hugepagesize:"):
-                return int(line.split()[1]) << 10
-    return sizes[0]
-
-
 def _populate(mapping: mmap.mmap) -> None:
     """Take the huge pages now. Reserved ones may still be out of this process's reach (limits of a
     cgroup, memory nodes), and finding out by touching them would be a SIGBUS.
     """
-    # Through ctypes, since mmap.madvise keeps the GIL.
-    if _libc.madvise(_address_of(mapping), len(mapping), _MADV_POPULATE_WRITE) != 0:
-        number = ctypes.get_errno()
-        if number != errno.EINVAL:  # before Linux 5.14
-            mapping.close()  # now, not when the traceback of the error goes
-            raise OSError(number, os.strerror(number))
-
-
-def _huge_page_shortage(size: int, page: int, error: OSError) -> str:
-    """What to say where the kernel has refused `size` bytes of huge pages."""
-    pool, needed = _huge_page_pool(page), -(-size // page)
-    message = f"huge_pages: {size} bytes need {needed} huge pages of {page} bytes: {error.strerror}"
-    try:
-        total, free, reserved = (
-            int((pool / name).read_text())
-            for name in ("nr_hugepages", "free_hugepages", "resv_hugepages")
-        )
-    except (OSError, ValueError):
-        return f"{message} (how many are free is not to be seen in {pool})"
-    usable = max(free - reserved, 0)
-    message += f"; {usable} of the system's {total} are free"
-    if usable >= needed:
-        return f"{message}: a cgroup (hugetlb) or the allowed memory nodes withhold them"
-    target = total + needed - usable
-    message += f"; as root: echo {target} > {pool / 'nr_hugepages'}"
-    if page == _default_huge_page_size([page]):
-        message += f" (or sysctl vm.nr_hugepages={target})"
-    return message
+    # Not mmap.madvise: it keeps the GIL.
+    number = lib.rpmapy_populate(_address_of(mapping), len(mapping))
+    if number:
+        mapping.close()  # now, not when the traceback of the error goes
+        raise OSError(number, os.strerror(number))

@@ -24,7 +24,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rpma import allocation
+from rpma import _huge_pages, allocation
 
 PAGE = mmap.PAGESIZE
 HUGE = 2 << 20
@@ -233,7 +233,7 @@ class TestHugePages:
     def test_a_kernel_without_huge_pages_is_an_error(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr(allocation, "_HUGE_PAGE_POOLS", tmp_path / "none")
+        monkeypatch.setattr(_huge_pages, "_HUGE_PAGE_POOLS", tmp_path / "none")
         for huge_pages in (True, HUGE):
             with pytest.raises(allocation.HugePageError, match="this system has none"):
                 allocation.anonymous(1, huge_pages=huge_pages)
@@ -520,34 +520,31 @@ class TestSync:
     def test_rounds_to_the_pages_that_hold_the_range(
         self, file: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        calls: list[tuple[int, int, int]] = []
+        calls: list[tuple[int, int]] = []
 
-        class Libc:
+        class Lib:
             @staticmethod
-            def msync(address: int, length: int, flags: int) -> int:
-                calls.append((address, length, flags))
+            def rpmapy_msync(address: int, length: int) -> int:
+                calls.append((address, length))
                 return 0
 
         with allocation.map_file(file) as memory:
             with monkeypatch.context() as patch:
-                patch.setattr(allocation, "_libc", Libc)
+                patch.setattr(allocation, "lib", Lib)
                 memory.sync(PAGE + 100, 50)
-            assert calls == [(memory.address + PAGE, 150, 4)]
+            assert calls == [(memory.address + PAGE, 150)]
 
     def test_failing_storage_is_an_os_error_with_the_path(
         self, file: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        ctypes = pytest.importorskip("ctypes")
-
-        class Libc:
+        class Lib:
             @staticmethod
-            def msync(*_: int) -> int:
-                ctypes.set_errno(errno.EIO)
-                return -1
+            def rpmapy_msync(*_: int) -> int:
+                return errno.EIO
 
         with allocation.map_file(file) as memory:
             with monkeypatch.context() as patch:
-                patch.setattr(allocation, "_libc", Libc)
+                patch.setattr(allocation, "lib", Lib)
                 with pytest.raises(OSError, match="msync") as caught:
                     memory.sync()
             assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(file))
@@ -557,16 +554,16 @@ class TestSync:
     ) -> None:
         inside, go_on = threading.Event(), threading.Event()
 
-        class Libc:
+        class Lib:
             @staticmethod
-            def msync(*_: int) -> int:
+            def rpmapy_msync(*_: int) -> int:
                 inside.set()
                 go_on.wait(10)
                 return 0
 
         memory = allocation.map_file(file)
         with monkeypatch.context() as patch:
-            patch.setattr(allocation, "_libc", Libc)
+            patch.setattr(allocation, "lib", Lib)
             thread = threading.Thread(target=memory.sync)
             thread.start()
             assert inside.wait(10)

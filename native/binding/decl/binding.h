@@ -246,3 +246,10 @@ int rpmapy_operation_resume(struct rpmapy_conn *conn, int64_t deadline);
 void rpmapy_operation_abandon(struct rpmapy_conn *conn);
 size_t rpmapy_operation_failure(struct rpmapy_conn *conn, struct rpmapy_wc *wc,
 				struct rpmapy_wc *cause);
+
+/* ---- allocation.c: system calls that Python's own wrappers make with the GIL held; 0 or an errno
+ * ---- */
+
+int rpmapy_msync(uintptr_t address, size_t length);
+int rpmapy_populate(uintptr_t address, size_t length);
+long rpmapy_file_system_magic(int fd);
