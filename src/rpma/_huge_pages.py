@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from pathlib import Path
+import os
 from typing import Final
 
-_HUGE_PAGE_POOLS: Final = Path("/sys/kernel/mm/hugepages")
-_MEMINFO: Final = Path("/proc/meminfo")
+_HUGE_PAGE_POOLS: Final = "/sys/kernel/mm/hugepages"
+_MEMINFO: Final = "/proc/meminfo"
 
 
 class HugePageError(MemoryError):
@@ -26,15 +26,22 @@ def an_integer(name: str, value: object) -> int:
     raise TypeError(f"{name}: an int is needed, not {type(value).__name__}")
 
 
-def _huge_page_pool(page: int) -> Path:
-    return _HUGE_PAGE_POOLS / f"hugepages-{page >> 10}kB"
+def _huge_page_pool(page: int) -> str:
+    return os.path.join(_HUGE_PAGE_POOLS, f"hugepages-{page >> 10}kB")
+
+
+def read_text(*path: str) -> str:
+    """What is in a small file of the kernel."""
+    # Not pathlib, whose import takes longer than that of the rest of rpma.
+    with open(os.path.join(*path), encoding="ascii") as file:
+        return file.read()
 
 
 def huge_page_size(asked: object) -> int:
     """The huge page size in bytes that `huge_pages` (True or a size) asks for."""
     prefix = "hugepages-"
     try:
-        names = [entry.name for entry in _HUGE_PAGE_POOLS.iterdir()]
+        names = os.listdir(_HUGE_PAGE_POOLS)
     except OSError:
         names = []
     sizes = sorted(int(n[len(prefix) : -2]) << 10 for n in names if n.startswith(prefix))
@@ -54,7 +61,7 @@ def huge_page_size(asked: object) -> int:
 
 def _default_huge_page_size(sizes: list[int]) -> int:
     with contextlib.suppress(OSError):
-        for line in _MEMINFO.read_text().splitlines():
+        for line in read_text(_MEMINFO).splitlines():
             if line.startswith("Hugepagesize:"):
                 return int(line.split()[1]) << 10
     return sizes[0]
@@ -66,7 +73,7 @@ def huge_page_shortage(size: int, page: int, error: OSError) -> str:
     message = f"huge_pages: {size} bytes need {needed} huge pages of {page} bytes: {error.strerror}"
     try:
         total, free, reserved = (
-            int((pool / name).read_text())
+            int(read_text(pool, name))
             for name in ("nr_hugepages", "free_hugepages", "resv_hugepages")
         )
     except (OSError, ValueError):
@@ -76,7 +83,7 @@ def huge_page_shortage(size: int, page: int, error: OSError) -> str:
     if usable >= needed:
         return f"{message}: a cgroup (hugetlb) or the allowed memory nodes withhold them"
     target = total + needed - usable
-    message += f"; as root: echo {target} > {pool / 'nr_hugepages'}"
+    message += f"; as root: echo {target} > {pool}/nr_hugepages"
     if page == _default_huge_page_size([page]):
         message += f" (or sysctl vm.nr_hugepages={target})"
     return message

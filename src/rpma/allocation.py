@@ -22,10 +22,15 @@ import mmap
 import os
 import stat
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from rpma._huge_pages import HugePageError, an_integer, huge_page_shortage, huge_page_size
+from rpma._huge_pages import (
+    HugePageError,
+    an_integer,
+    huge_page_shortage,
+    huge_page_size,
+    read_text,
+)
 from rpma._native import ffi, lib
 
 if TYPE_CHECKING:
@@ -43,7 +48,7 @@ _MAP_SYNC: Final = 0x80000
 _MAP_HUGE_SHIFT: Final = 26  # log2 of the page size goes into the flags from this bit on
 _HUGETLBFS_MAGIC: Final = 0x958458F6
 
-_CHARACTER_DEVICES: Final = Path("/sys/dev/char")
+_CHARACTER_DEVICES: Final = "/sys/dev/char"
 
 _Kind = Literal["anonymous", "file", "device"]
 
@@ -444,13 +449,13 @@ def _file_page_size(fd: int) -> int:
 
 def _device_dax(name: str, device: int) -> tuple[int, int]:
     """The size and the alignment of a device DAX."""
-    entry = _CHARACTER_DEVICES / f"{os.major(device)}:{os.minor(device)}"
+    entry = os.path.join(_CHARACTER_DEVICES, f"{os.major(device)}:{os.minor(device)}")
     try:
-        if (entry / "subsystem").resolve().name != "dax":
+        if os.path.basename(os.path.realpath(os.path.join(entry, "subsystem"))) != "dax":
             raise ValueError(f"path: {name!r} is a character device, but no device DAX")
-        size = int((entry / "size").read_text())
-        align = entry / "align"
-        return size, int(align.read_text()) if align.exists() else 2 << 20
+        size = int(read_text(entry, "size"))
+        has_align = os.path.exists(os.path.join(entry, "align"))
+        return size, int(read_text(entry, "align")) if has_align else 2 << 20
     except OSError as error:
         raise ValueError(
             f"path: {name!r} is a device whose size is not in {entry}: {error}"

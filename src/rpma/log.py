@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
 import sys
 import threading
@@ -78,16 +77,15 @@ class Record(NamedTuple):
 
 LogFunction = Callable[[Record], object]
 
+# As logging numbers them. INFO lies between logging's own INFO, which NOTICE is, and DEBUG.
 _LOGGING_LEVELS = {
-    Level.FATAL: logging.CRITICAL,
-    Level.ERROR: logging.ERROR,
-    Level.WARNING: logging.WARNING,
-    Level.NOTICE: logging.INFO,
-    Level.INFO: logging.INFO - 5,
-    Level.DEBUG: logging.DEBUG,
+    Level.FATAL: 50,
+    Level.ERROR: 40,
+    Level.WARNING: 30,
+    Level.NOTICE: 20,
+    Level.INFO: 15,
+    Level.DEBUG: 10,
 }
-
-_logger = logging.getLogger("rpma")
 
 
 def set_threshold(threshold: Threshold, level: Level) -> None:
@@ -187,11 +185,14 @@ def set_function(function: LogFunction | None) -> None:
 
 def to_logging(record: Record) -> None:
     """A function for `set_function`: pass a message to the logger "rpma" of `logging`."""
+    import logging  # not before someone wants it: it is slow to import
+
+    logger = logging.getLogger("rpma")
     level = _LOGGING_LEVELS[record.level]
-    if not _logger.isEnabledFor(level):
+    if not logger.isEnabledFor(level):
         return
-    made = _logger.makeRecord(
-        _logger.name,
+    made = logger.makeRecord(
+        logger.name,
         level,
         record.file_name,
         record.line_no,
@@ -206,7 +207,7 @@ def to_logging(record: Record) -> None:
     made.threadName = f"thread {record.thread_id}"
     if record.dropped:
         made.msg = f"%s ({record.dropped} earlier messages were lost)"
-    _logger.handle(made)
+    logger.handle(made)
 
 
 def use_logging() -> None:
@@ -215,7 +216,10 @@ def use_logging() -> None:
     The main threshold follows the logger's effective level at this moment; call it again after
     changing that. librpma's NOTICE is logging's INFO, its INFO lies below that.
     """
-    enabled = [level for level, number in _LOGGING_LEVELS.items() if _logger.isEnabledFor(number)]
+    import logging
+
+    logger = logging.getLogger("rpma")
+    enabled = [level for level, number in _LOGGING_LEVELS.items() if logger.isEnabledFor(number)]
     set_function(to_logging)
     set_threshold(Threshold.MAIN, max(enabled, default=Level.DISABLED))
 

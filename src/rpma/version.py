@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from rpma._native import lib, text
 from rpma.errors import InvalidArgumentError, VersionError
@@ -54,8 +54,7 @@ def _api_version() -> tuple[int, int]:
     return _INTERFACE[0], minor
 
 
-@dataclass(frozen=True)
-class Library:
+class Library(NamedTuple):
     """The librpma that the dynamic linker picked.
 
     Attributes:
