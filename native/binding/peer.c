@@ -46,7 +46,8 @@ rpmapy_peer_cfg_new(struct rpmapy_peer_cfg **out)
 {
 	struct rpma_peer_cfg *object = NULL;
 	call_begin();
-	return peer_cfg_wrap(rpma_peer_cfg_new(&object), object, out);
+	int ret = rpma_peer_cfg_new(&object); /* before `object` is read as an argument */
+	return peer_cfg_wrap(ret, object, out);
 }
 
 int
