@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the examples share: a command line with two sides, and memory out of a file."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import rpma
+from rpma import allocation
+
+Side = Callable[[argparse.Namespace], None]
+
+
+class Program:
+    """The command line of an example: the sub-commands `target` and `initiator`.
+
+    A side that returns has verified what it promised: exit code 0. A side that cannot keep its
+    promise calls sys.exit() with a message: exit code 1, as for what librpma reports.
+    """
+
+    def __init__(self, description: str | None, target: Side, initiator: Side) -> None:
+        self._parser = argparse.ArgumentParser(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        sides = self._parser.add_subparsers(metavar="{target,initiator}", required=True)
+        self.target = sides.add_parser("target", help="listen; start this one first")
+        self.target.add_argument("address", help="an address of this machine's RDMA device")
+        self.target.add_argument("port", help="the port to listen on")
+        self.target.set_defaults(side=target)
+        self.initiator = sides.add_parser("initiator", help="connect to the target")
+        self.initiator.add_argument("address", help="the address that the target listens on")
+        self.initiator.add_argument("port", help="the port that it listens on")
+        self.initiator.set_defaults(side=initiator)
+
+    def run(self) -> None:
+        """Run the side that the command line names."""
+        arguments = self._parser.parse_args()
+        try:
+            arguments.side(arguments)
+        except (rpma.RpmaError, OSError) as error:
+            sys.exit(f"{type(error).__name__}: {error}")
+
+
+def add_file(parser: argparse.ArgumentParser) -> None:
+    """Let a side take its memory out of a file."""
+    parser.add_argument(
+        "file",
+        nargs="?",
+        help="a device DAX, or a file on DAX, tmpfs or hugetlbfs, to take the memory from: made if "
+        "it is missing, overwritten if not; DRAM without it",
+    )
+
+
+def add_direct_write_to_pmem(parser: argparse.ArgumentParser) -> None:
+    """Let a target state what its platform does: software cannot find out."""
+    parser.add_argument(
+        "--direct-write-to-pmem",
+        action="store_true",
+        help="what the RNIC writes goes to persistent memory, not to CPU caches that lose it (DDIO "
+        "off, or eADR): the initiator may then flush to persistence",
+    )
+
+
+def map_memory(file: str | None, size: int) -> allocation.Memory:
+    """Map a file, at least `size` bytes of it; or take DRAM where there is no file."""
+    if file is None:
+        print("no FILE given: the memory is DRAM, and lost when this program ends")
+        return allocation.anonymous(size)
+    is_new = not Path(file).exists()
+    memory = allocation.map_file(file, size, create=True) if is_new else allocation.map_file(file)
+    if len(memory) < size:
+        sys.exit(f"{file} has {len(memory)} bytes, the example needs {size}")
+    print(f"mapped {file}: {'persistent memory (DAX)' if memory.is_dax else 'not on DAX'}")
+    return memory
+
+
+def sync(memory: allocation.Memory, length: int) -> None:
+    """Make the first bytes of the memory durable, if that can be done from here, and say so."""
+    try:
+        memory.sync(0, length)
+    except io.UnsupportedOperation as error:  # DRAM; or a device DAX, which takes libpmem
+        print(f"it is not durable: {error}")
+    else:
+        print(f"it is as durable as {memory.path} can make it")
+
+
+def text_in(buffer: memoryview) -> str:
+    """The text at the start of a buffer, up to the first zero byte."""
+    return bytes(buffer).partition(b"\0")[0].decode(errors="replace")
+
+
+def join(*parts: bytes) -> bytes:
+    """Several pieces as one private data: each behind its length, since the network pads."""
+    return b"".join(bytes([len(part)]) + part for part in parts)
+
+
+def split(private_data: bytes) -> list[bytes]:
+    """The pieces that `join` put together; padding is zeros, and ends them."""
+    parts = []
+    while private_data and (length := private_data[0]):
+        parts.append(private_data[1 : 1 + length])
+        private_data = private_data[1 + length :]
+    return parts

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Make a connection, and end it.
+
+While they connect, the two sides exchange a few bytes: private data, up to 56 bytes to the target
+and 196 to the initiator on InfiniBand and RoCE. The network pads them with zeros. The other
+examples use them to hand over the description of a memory region.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import common
+
+import rpma
+
+TO_TARGET = "Hello target!"
+TO_INITIATOR = "Hello initiator!"
+
+
+def expect(connection: rpma.Connection, text: str) -> None:
+    """Print what the other side said, and verify it."""
+    received = connection.private_data.rstrip(b"\0").decode()
+    print(f"connected; the other side says: {received}")
+    if received != text:
+        sys.exit(f"expected: {text}")
+
+
+def target(arguments: argparse.Namespace) -> None:
+    """Accept one connection, and wait until the initiator ends it."""
+    with (
+        rpma.Peer.for_address(arguments.address) as peer,
+        peer.listen(arguments.address, arguments.port) as endpoint,
+    ):
+        print(f"listening on {arguments.address}:{arguments.port}", flush=True)
+        with endpoint.accept(private_data=TO_INITIATOR.encode()) as connection:
+            expect(connection, TO_TARGET)
+            connection.wait_closed()
+            print(f"the connection has ended: {connection.ended}")
+
+
+def initiator(arguments: argparse.Namespace) -> None:
+    """Connect, disconnect, and wait until that is done."""
+    with (
+        rpma.Peer.for_address(arguments.address, remote=True) as peer,
+        peer.connect(
+            arguments.address, arguments.port, private_data=TO_TARGET.encode()
+        ) as connection,
+    ):
+        expect(connection, TO_INITIATOR)
+        connection.disconnect()
+        connection.wait_closed()
+        print(f"the connection has ended: {connection.ended}")
+
+
+if __name__ == "__main__":
+    common.Program(__doc__, target, initiator).run()
