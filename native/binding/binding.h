@@ -35,6 +35,7 @@ struct handle {
 	_Atomic uint32_t users;    /* calls under way, and the bit "closed" */
 	_Atomic uint32_t children; /* open objects that need this one, and the bit "released" */
 	unsigned generation;       /* of the process that made it: a fork begins a new one */
+	bool only_memory;          /* no device behind it: a forked child may, and must, free it */
 };
 
 /* The deleter that librpma's rpma_X_delete(&object) amounts to. */
@@ -173,8 +174,9 @@ struct rpmapy_conn {
 	struct rpmapy_cq cq, rcq;
 	bool has_rcq;
 	int event_fd;
-	int channel_fd;         /* of the shared completion channel, or -1 */
-	_Atomic bool rcq_event; /* the RCQ's event on the shared channel, met by another wait */
+	int channel_fd; /* of the shared completion channel, or -1 */
+	/* Events on the shared channel that a wait for the other queue met, for conn_wait(). */
+	_Atomic bool cq_event, rcq_event;
 	pthread_mutex_t events_lock;
 	int events[EVENTS]; /* met by a wait for completions, not yet returned by next_event() */
 	unsigned events_head, events_length;
@@ -196,7 +198,7 @@ void operation_complete(struct operation *operation, const struct ibv_wc *wc);
 bool local_ok(const struct handle *peer, const struct rpmapy_local *mr, int usage, size_t offset,
 	      size_t length);
 bool remote_ok(const struct rpmapy_remote *mr, int usage, size_t offset, size_t length);
-bool flush_range(const struct rpmapy_remote *mr, size_t *offset, size_t *length);
+bool flush_range(const struct rpmapy_remote *mr, int type, size_t *offset, size_t *length);
 /* A failed post: RPMAPY_E_QUEUE_FULL where that is the reason, the code as it was otherwise. */
 int post_result(int ret);
 

@@ -19,6 +19,7 @@ rpmapy_conn_cfg_new(struct rpmapy_conn_cfg **out)
 		return ret;
 	}
 	cfg->handle.object = object;
+	cfg->handle.only_memory = true;
 	*out = cfg;
 	return 0;
 }
@@ -138,6 +139,7 @@ rpmapy_srq_cfg_new(struct rpmapy_srq_cfg **out)
 		return ret;
 	}
 	cfg->handle.object = object;
+	cfg->handle.only_memory = true;
 	*out = cfg;
 	return 0;
 }

@@ -57,9 +57,16 @@ rpmapy_ep_fd(struct rpmapy_ep *ep, int *fd)
 
 /* ---- connection requests ---- */
 
+static void
+leave_cfg(struct rpmapy_conn_cfg *cfg, struct rpmapy_srq *srq)
+{
+	handle_leave(HANDLE(srq));
+	handle_leave(HANDLE(cfg));
+}
+
 /* The configuration's shared receive queue, entered; *srq is NULL where there is none. */
 static int
-enter_cfg(struct rpmapy_conn_cfg *cfg, struct rpmapy_srq **srq)
+enter_cfg(struct rpmapy_peer *peer, struct rpmapy_conn_cfg *cfg, struct rpmapy_srq **srq)
 {
 	*srq = NULL;
 	int ret = handle_enter(HANDLE(cfg));
@@ -71,14 +78,11 @@ enter_cfg(struct rpmapy_conn_cfg *cfg, struct rpmapy_srq **srq)
 		return ret == RPMAPY_E_CLOSED ? RPMAPY_E_SRQ_CLOSED : ret;
 	}
 	*srq = cfg->srq;
+	if ((*srq)->peer != &peer->handle) { /* not every device minds, and none says why */
+		leave_cfg(cfg, *srq);
+		return RPMAPY_E_ARGUMENT;
+	}
 	return 0;
-}
-
-static void
-leave_cfg(struct rpmapy_conn_cfg *cfg, struct rpmapy_srq *srq)
-{
-	handle_leave(HANDLE(srq));
-	handle_leave(HANDLE(cfg));
 }
 
 static struct rpmapy_conn_req *
@@ -110,7 +114,7 @@ rpmapy_conn_req_new(struct rpmapy_peer *peer, const char *address, const char *p
 	int ret = handle_enter(&peer->handle);
 	if (ret)
 		return ret;
-	ret = enter_cfg(cfg, &srq);
+	ret = enter_cfg(peer, cfg, &srq);
 	if (ret) {
 		handle_leave(&peer->handle);
 		return ret;
@@ -145,7 +149,7 @@ rpmapy_ep_next_conn_req(struct rpmapy_ep *ep, struct rpmapy_conn_cfg *cfg, int64
 	int ret = handle_enter(&ep->handle);
 	if (ret)
 		return ret;
-	ret = enter_cfg(cfg, &srq);
+	ret = enter_cfg(ep->peer, cfg, &srq);
 	if (ret) {
 		handle_leave(&ep->handle);
 		return ret;
@@ -387,9 +391,8 @@ take_completion_event(struct rpmapy_conn *conn, struct rpmapy_cq *cq, bool *is_r
 		return ret;
 	if (is_rcq)
 		*is_rcq = of_rcq;
-	else if (of_rcq && cq != &conn->rcq)
-		atomic_store(&conn->rcq_event,
-			     true); /* for the conn_wait() that it was meant for */
+	else if (of_rcq != (cq == &conn->rcq)) /* keep it for conn_wait() */
+		atomic_store(of_rcq ? &conn->rcq_event : &conn->cq_event, true);
 	return 0;
 }
 
@@ -432,7 +435,7 @@ rpmapy_conn_wait(struct rpmapy_conn *conn, int64_t deadline, bool *is_rcq)
 		ret = RPMA_E_NOT_SHARED_CHNL;
 	} else if (atomic_exchange(&conn->rcq_event, false)) {
 		*is_rcq = true;
-	} else {
+	} else if (!atomic_exchange(&conn->cq_event, false)) {
 		pthread_mutex_lock(&conn->cq.lock);
 		bool stashed = conn->cq.stash.length > 0;
 		pthread_mutex_unlock(&conn->cq.lock);

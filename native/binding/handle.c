@@ -55,7 +55,7 @@ static int
 delete_object(struct handle *handle)
 {
 	int ret = 0;
-	if (handle->object && handle->generation == generation) {
+	if (handle->object && (handle->only_memory || handle->generation == generation)) {
 		call_begin();
 		ret = handle->delete_object(handle->object);
 	}

@@ -99,12 +99,15 @@ rpmapy_mr_advise(struct rpmapy_local *mr, size_t offset, size_t length, int advi
 	return ret;
 }
 
-/* Whether a region is registered with the peer that a connection or a shared RQ belongs to. */
+/*
+ * Whether a region is registered with the peer that a connection or a shared RQ belongs to. What is
+ * closed belongs to none any more: then nothing speaks against it.
+ */
 bool
 rpmapy_mr_is_of(const struct rpmapy_local *mr, const void *child_of_peer)
 {
-	const struct handle *child = child_of_peer;
-	return mr->peer == child->parents[0];
+	const struct handle *peer = ((const struct handle *)child_of_peer)->parents[0];
+	return !peer || mr->peer == peer;
 }
 
 int
@@ -121,6 +124,7 @@ rpmapy_mr_remote_from_descriptor(const void *descriptor, size_t size, struct rpm
 		return RPMA_E_NOMEM;
 	}
 	mr->handle.object = object;
+	mr->handle.only_memory = true;
 	mr->usage = ((const uint8_t *)descriptor)[DESCRIPTOR_USAGE];
 	ret = rpma_mr_remote_get_size(object, &mr->size);
 	if (ret) {

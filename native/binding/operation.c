@@ -90,10 +90,14 @@ post_request(struct rpmapy_conn *conn, struct operation *op, size_t request, boo
 	return RPMA_E_INVAL;
 }
 
-/* Post as much as the send queue takes. Every half queue asks for a completion, and the last. */
+/*
+ * Post as much as the send queue takes. Every half queue asks for a completion, and the last.
+ * full: the program's own requests leave no room; one of ours will make some.
+ */
 static int
-post_more(struct rpmapy_conn *conn, struct operation *op)
+post_more(struct rpmapy_conn *conn, struct operation *op, bool *full)
 {
+	*full = false;
 	size_t limit = window(conn);
 	size_t interval = limit > 1 ? limit / 2 : 1;
 	while (op->posted < op->total && op->posted - op->retired < limit) {
@@ -109,9 +113,8 @@ post_more(struct rpmapy_conn *conn, struct operation *op)
 			log_quiet_end();
 		if (ret) {
 			op->posted--;
-			if (ret == RPMAPY_E_QUEUE_FULL && may_be_full)
-				return 0; /* one of ours will make room */
-			return ret;
+			*full = ret == RPMAPY_E_QUEUE_FULL && may_be_full;
+			return *full ? 0 : ret;
 		}
 		if (signalled)
 			op->signalled = request + 1;
@@ -124,9 +127,11 @@ run(struct rpmapy_conn *conn, int64_t deadline)
 {
 	struct operation *op = &conn->operation;
 	for (;;) {
-		int ret = op->has_failed ? 0 : post_more(conn, op);
+		bool full = false;
+		int ret = op->has_failed ? 0 : post_more(conn, op, &full);
 		if (ret)
 			return ret;
+		size_t retired = op->retired;
 		ret = cq_drain(&conn->cq);
 		if (ret)
 			return ret;
@@ -135,7 +140,7 @@ run(struct rpmapy_conn *conn, int64_t deadline)
 		if (op->retired == op->total)
 			return 0;
 		if (!op->has_failed && op->posted < op->total &&
-		    op->posted - op->retired < window(conn))
+		    op->posted - op->retired < window(conn) && (!full || op->retired > retired))
 			continue;
 		ret = conn_wait_completion_event(conn, &conn->cq, deadline, NULL);
 		if (ret == RPMAPY_E_ENDED && op->has_failed)
@@ -164,6 +169,10 @@ proceed(struct rpmapy_conn *conn, int64_t deadline)
 static int
 start(struct rpmapy_conn *conn, struct operation *wanted, int64_t deadline)
 {
+	/* First: in a forked child the locks may be held by threads that it does not have. */
+	int ret = rpmapy_state(&conn->handle);
+	if (ret)
+		return ret;
 	wanted->total = wanted->transfers + (wanted->flush_type != RPMAPY_NO_FLUSH);
 	if (!wanted->total)
 		return 0;
@@ -178,12 +187,17 @@ rpmapy_operation_resume(struct rpmapy_conn *conn, int64_t deadline)
 	return proceed(conn, deadline);
 }
 
-/* Python stops waiting (Ctrl-C): completions that come later are dropped. */
-void
+/*
+ * Python stops waiting (Ctrl-C): completions that come later are dropped. True if an operation of
+ * this thread was under way.
+ */
+bool
 rpmapy_operation_abandon(struct rpmapy_conn *conn)
 {
-	if (atomic_load(&conn->operating) && pthread_equal(conn->operator, pthread_self()))
-		end(conn);
+	if (!atomic_load(&conn->operating) || !pthread_equal(conn->operator, pthread_self()))
+		return false;
+	end(conn);
+	return true;
 }
 
 int
@@ -220,7 +234,8 @@ rpmapy_write_wait(struct rpmapy_conn *conn, struct rpmapy_remote *dst, size_t ds
 			       .flush_type = flush_type,
 			       .flush_offset = dst_offset,
 			       .flush_length = length};
-	if (flush_type != RPMAPY_NO_FLUSH && !flush_range(dst, &op.flush_offset, &op.flush_length))
+	if (flush_type != RPMAPY_NO_FLUSH &&
+	    !flush_range(dst, flush_type, &op.flush_offset, &op.flush_length))
 		return RPMAPY_E_ARGUMENT;
 	return start(conn, &op, deadline);
 }
@@ -249,7 +264,7 @@ rpmapy_flush_wait(struct rpmapy_conn *conn, struct rpmapy_remote *dst, size_t ds
 			       .flush_type = type,
 			       .flush_offset = dst_offset,
 			       .flush_length = length};
-	if (!flush_range(dst, &op.flush_offset, &op.flush_length))
+	if (!flush_range(dst, type, &op.flush_offset, &op.flush_length))
 		return RPMAPY_E_ARGUMENT;
 	return start(conn, &op, deadline);
 }
@@ -311,7 +326,7 @@ rpmapy_write_batch(struct rpmapy_conn *conn, struct rpmapy_remote *dst, struct r
 			last = segments[i].dst_offset + segments[i].length;
 	}
 	if (!count)
-		return 0;
+		flush_type = RPMAPY_NO_FLUSH;
 	struct operation op = {.kind = OPERATION_WRITE,
 			       .remote = dst,
 			       .local = src,
@@ -320,7 +335,8 @@ rpmapy_write_batch(struct rpmapy_conn *conn, struct rpmapy_remote *dst, struct r
 			       .flush_type = flush_type,
 			       .flush_offset = first,
 			       .flush_length = last - first};
-	if (flush_type != RPMAPY_NO_FLUSH && !flush_range(dst, &op.flush_offset, &op.flush_length))
+	if (flush_type != RPMAPY_NO_FLUSH &&
+	    !flush_range(dst, flush_type, &op.flush_offset, &op.flush_length))
 		return RPMAPY_E_ARGUMENT;
 	return start(conn, &op, deadline);
 }

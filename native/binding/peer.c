@@ -37,6 +37,7 @@ peer_cfg_wrap(int ret, struct rpma_peer_cfg *object, struct rpmapy_peer_cfg **ou
 		return RPMA_E_NOMEM;
 	}
 	cfg->handle.object = object;
+	cfg->handle.only_memory = true;
 	*out = cfg;
 	return 0;
 }

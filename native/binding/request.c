@@ -33,11 +33,14 @@ remote_ok(const struct rpmapy_remote *mr, int usage, size_t offset, size_t lengt
 
 /*
  * A flush of the last bytes of a region must not read beyond it: start earlier, which flushes no
- * less. False: the range is outside, or the region too small to flush.
+ * less. False: the range is outside, the region too small to flush, or there is no such flush, for
+ * which librpma would do one or the other.
  */
 bool
-flush_range(const struct rpmapy_remote *mr, size_t *offset, size_t *length)
+flush_range(const struct rpmapy_remote *mr, int type, size_t *offset, size_t *length)
 {
+	if (type != RPMA_FLUSH_TYPE_PERSISTENT && type != RPMA_FLUSH_TYPE_VISIBILITY)
+		return false;
 	if (!mr || *offset > mr->size || *length > mr->size - *offset || mr->size < FLUSH_READ_SIZE)
 		return false;
 	if (*offset > mr->size - FLUSH_READ_SIZE) {
@@ -140,7 +143,7 @@ int
 rpmapy_flush(struct rpmapy_conn *conn, struct rpmapy_remote *dst, size_t dst_offset, size_t length,
 	     int type, int flags, uint64_t wr_id)
 {
-	if (!request_ok(flags, wr_id) || !flush_range(dst, &dst_offset, &length))
+	if (!request_ok(flags, wr_id) || !flush_range(dst, type, &dst_offset, &length))
 		return RPMAPY_E_ARGUMENT;
 	int ret = handles_enter(&conn->handle, &dst->handle, NULL);
 	if (ret)

@@ -32,7 +32,7 @@ def explain_import_error(error: ImportError) -> ImportError:
             f"librpma 1.0 or newer, or look at LD_LIBRARY_PATH. ({text})",
             name="rpma._librpma",
         )
-    if isinstance(error, ModuleNotFoundError) and error.name == "rpma._librpma":
+    if error.name == "rpma" and text.startswith("cannot import name '_librpma'"):
         return ImportError(
             "the compiled part of rpma is missing: this is its source tree, or it was built for "
             f"another platform. Install it with 'pip install .' and run elsewhere. ({text})",

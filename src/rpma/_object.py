@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 import warnings
 from types import TracebackType
@@ -75,11 +76,13 @@ class NativeObject:
         handle = getattr(self, "_h", None)
         if handle is None or lib.rpmapy_state(handle):
             return  # the constructor failed, or close() was called
-        if self._warns:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-        # Now, before the attributes go: a region must not outlive its buffer. What still has
-        # children is closed with the last of them, when the handle is released.
-        lib.rpmapy_close(handle)
+        try:
+            if self._warns:  # which raises where warnings are errors
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+        finally:
+            # Now, before the attributes go: a region must not outlive its buffer. What still has
+            # children is closed with the last of them, when the handle is released.
+            lib.rpmapy_close(handle)
 
     def __reduce__(self) -> str:
         raise TypeError(f"a {self._what} cannot be pickled: it belongs to this process")
@@ -95,7 +98,10 @@ def deadline_after(timeout: float | None) -> int:
         return FOREVER
     if not isinstance(timeout, (int, float)) and not hasattr(timeout, "__float__"):
         raise TypeError(f"timeout must be a number of seconds or None, not {_name(timeout)}")
-    seconds = float(timeout)
+    try:
+        seconds = float(timeout)
+    except OverflowError:  # an int beyond any float
+        seconds = 1e9 if timeout > 0 else -1.0
     if not seconds >= 0:
         raise InvalidArgumentError(f"timeout={timeout} must not be negative")
     return min(time.monotonic_ns() + int(min(seconds, 1e9) * 1e9), FOREVER - 1)
@@ -110,9 +116,12 @@ def require(kind: type, name: str, value: object) -> None:
 
 def integer(name: str, value: object, maximum: int, unit: str = "") -> int:
     """`value` as an int from 0 to `maximum`, or the exception that says what is wrong with it."""
-    if not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer{unit and ' of ' + unit}, not {_name(value)}")
-    number = int(value.__index__())
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(
+            f"{name} must be an integer{unit and ' of ' + unit}, not {_name(value)}"
+        ) from None
     if not 0 <= number <= maximum:
         raise InvalidArgumentError(f"{name}={number} must be from 0 to {maximum}")
     return number

@@ -13,7 +13,10 @@ def encode_address(address: object) -> bytes:
         raise TypeError(f"address must be a str, not {type(address).__name__}")
     if not address or "\0" in address:
         raise InvalidArgumentError(f"address={address!r} must be a host name or an IP address")
-    return address.encode("ascii") if address.isascii() else address.encode("idna")
+    try:
+        return address.encode("ascii" if address.isascii() else "idna")
+    except UnicodeError as error:
+        raise InvalidArgumentError(f"address={address!r} cannot be a host name: {error}") from None
 
 
 def encode_port(port: object) -> bytes:
@@ -21,8 +24,13 @@ def encode_port(port: object) -> bytes:
     if isinstance(port, str):
         if not port or "\0" in port:
             raise InvalidArgumentError(f"port={port!r} must be a port number or a service name")
-        if not port.isdigit():
-            return port.encode("utf-8")
+        if not (port.isascii() and port.isdigit()):
+            try:
+                return port.encode("utf-8")
+            except UnicodeError:
+                raise InvalidArgumentError(f"port={port!r} cannot be a service name") from None
+        # Not more digits than a port can have: int() refuses thousands of them.
+        port = int(port.lstrip("0")[:6] or "0")
     elif not hasattr(port, "__index__"):
         raise TypeError(f"port must be an int or a str, not {type(port).__name__}")
-    return str(integer("port", int(port), 65535)).encode()
+    return str(integer("port", port, 65535)).encode()

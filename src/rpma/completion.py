@@ -40,10 +40,11 @@ class WorkCompletion(NamedTuple):
     vendor_err: int
     flags: WcFlags
 
-    def raise_for_status(self) -> None:
-        """Raise the CompletionError for the status, unless it is a success."""
+    def raise_for_status(self) -> WorkCompletion:
+        """Raise the CompletionError for the status; return the completion if it is a success."""
         if self.status is not WcStatus.SUCCESS:
             raise completion_error(self, f"request {self.wr_id}")
+        return self
 
 
 def translate(raw: Any) -> WorkCompletion:
@@ -83,7 +84,8 @@ class CompletionQueue:
         """A file descriptor that is readable when an event waits (rpma_cq_get_fd).
 
         For select and event loops: when it is readable call `wait`, then `get_wcs` until it
-        returns nothing. It is non-blocking.
+        returns nothing. It is non-blocking. It knows nothing of completions that `write_wait` and
+        its kin have met and kept: after one of those call `get_wcs` before sleeping on it.
         """
         fd = ffi.new("int *")
         ret = lib.rpmapy_cq_fd(self._h, fd)

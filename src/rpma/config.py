@@ -7,7 +7,7 @@ from typing import Any
 
 from rpma._native import ffi, lib
 from rpma._object import NativeObject, integer, require
-from rpma.errors import error_for
+from rpma.errors import InvalidArgumentError, error_for
 from rpma.srq import SharedReceiveQueue
 
 _UINT32_MAX = (1 << 32) - 1
@@ -142,3 +142,12 @@ def config_handle(config: ConnectionConfig | None) -> Any:
         return ffi.NULL
     require(ConnectionConfig, "config", config)
     return config._h
+
+
+def check_config(ret: int, what: str) -> None:
+    """Raise where C found that the configuration is not for this peer."""
+    if ret == lib.RPMAPY_E_ARGUMENT:
+        raise InvalidArgumentError(
+            f"cannot {what}: config names a shared receive queue (srq) of another peer than the "
+            "one of this connection"
+        )

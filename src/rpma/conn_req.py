@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from rpma._native import ffi, lib
 from rpma._object import NativeObject, require
 from rpma.address import encode_address, encode_port
-from rpma.config import ConnectionConfig, config_handle
+from rpma.config import ConnectionConfig, check_config, config_handle
 from rpma.connection import Connection, read_private_data
 from rpma.errors import InvalidArgumentError, error_for
 from rpma.memory import MemoryRegion
-from rpma.request import explain_receive
+from rpma.request import explain_receive, rest_of
 
 if TYPE_CHECKING:
     from rpma._types import Buffer
@@ -57,6 +57,7 @@ class ConnectionRequest(NativeObject):
             peer._h, encode_address(address), encode_port(port), handle, out
         )
         if ret:
+            check_config(ret, f"prepare a connection to {address}:{port}")
             raise error_for(ret, f"prepare a connection to {address}:{port}")
         self = cls.__new__(cls)
         self._adopt(out[0])
@@ -71,11 +72,16 @@ class ConnectionRequest(NativeObject):
         """
         return read_private_data(lib.rpmapy_conn_req_private_data, self._h, self._what)
 
-    def recv(self, dst: MemoryRegion, offset: int, length: int, *, wr_id: int = 0) -> None:
+    def recv(
+        self, dst: MemoryRegion, offset: int = 0, length: int | None = None, *, wr_id: int = 0
+    ) -> None:
         """Post a receive before the connection is made (rpma_conn_req_recv).
 
-        So it is there for a message that comes at once. The arguments are `Connection.recv`'s.
+        So it is there for a message that comes at once. The arguments are `Connection.recv`'s, but
+        that librpma wants a region here.
         """
+        if length is None:
+            length = rest_of(dst, "dst", offset)
         try:
             ret = lib.rpmapy_conn_req_recv(self._h, dst._h, offset, length, wr_id)
         except (TypeError, OverflowError, AttributeError):
@@ -96,11 +102,7 @@ class ConnectionRequest(NativeObject):
         Raises:
             InvalidArgumentError: too much private data.
         """
-        raw = b"" if private_data is None else bytes(memoryview(private_data))
-        if len(raw) > _PRIVATE_DATA_MAX:
-            raise InvalidArgumentError(
-                f"private_data has {len(raw)} bytes, at most {_PRIVATE_DATA_MAX} can be sent"
-            )
+        raw = private_data_bytes(private_data)
         out = ffi.new("struct rpmapy_conn **")
         data = ffi.from_buffer(raw)
         ret = lib.rpmapy_conn_req_connect(self._h, data, len(raw), out)
@@ -122,3 +124,20 @@ class ConnectionRequest(NativeObject):
         state = " closed" if self.closed else ""
         way = "incoming" if self.is_incoming else "outgoing"
         return f"<rpma.ConnectionRequest{state} {way}>"
+
+
+def private_data_bytes(private_data: Any) -> bytes:
+    """The private data to send, or the exception that says what is wrong with it."""
+    if private_data is None:
+        return b""
+    try:
+        raw = bytes(memoryview(private_data))
+    except TypeError:
+        raise TypeError(
+            f"private_data must be bytes or None, not {type(private_data).__name__}"
+        ) from None
+    if len(raw) > _PRIVATE_DATA_MAX:
+        raise InvalidArgumentError(
+            f"private_data has {len(raw)} bytes, at most {_PRIVATE_DATA_MAX} can be sent"
+        )
+    return raw

@@ -134,9 +134,10 @@ class Connection(Posting, Operations, NativeObject):
         return ConnectionEvent(lib.rpmapy_conn_ended(self._h))
 
     def disconnect(self) -> None:
-        """Disconnect (rpma_conn_disconnect). The event CLOSED follows, on both sides.
+        """Disconnect (rpma_conn_disconnect). The event CLOSED follows.
 
-        Requests under way, and posted receives, complete as flushed.
+        On the other side at once; on this one when the other has answered, by disconnecting or
+        closing as well. Requests under way, and posted receives, complete as flushed.
         """
         ret = lib.rpmapy_conn_disconnect(self._h)
         if ret:
@@ -174,7 +175,8 @@ class Connection(Posting, Operations, NativeObject):
     def event_fd(self) -> int:
         """A file descriptor that is readable when `next_event` has one (rpma_conn_get_event_fd).
 
-        It is non-blocking.
+        It is non-blocking. It knows nothing of events that a wait for completions has met and kept:
+        a program that sleeps on it waits for completions by file descriptor too.
         """
         fd = ffi.new("int *")
         ret = lib.rpmapy_conn_event_fd(self._h, fd)

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rpma._native import ffi, lib
+from rpma._native import ffi, lib, text
 from rpma._object import NativeObject, deadline_after
 from rpma.address import encode_address, encode_port
-from rpma.config import ConnectionConfig, config_handle
-from rpma.conn_req import ConnectionRequest
+from rpma.config import ConnectionConfig, check_config, config_handle
+from rpma.conn_req import ConnectionRequest, private_data_bytes
 from rpma.connection import Connection
 from rpma.errors import error_for
 
@@ -67,6 +67,7 @@ class Endpoint(NativeObject):
 
         Raises:
             WaitTimeoutError: there was none in time.
+            ProviderError: the request cannot be taken, say because the one who asked has given up.
         """
         handle = config_handle(config)
         deadline = deadline_after(timeout)
@@ -76,7 +77,14 @@ class Endpoint(NativeObject):
         ):
             pass
         if ret:
-            raise error_for(ret, f"get a connection request on {self.address}:{self.port}")
+            check_config(ret, f"get a connection request on {self.address}:{self.port}")
+            hint = ""
+            if "rdma_create_qp" in text(lib.rpmapy_call_message()):
+                hint = (
+                    "the one who asked may have given up meanwhile, then go on with the next; or "
+                    "the device has no room for the queues that `config` asks for"
+                )
+            raise error_for(ret, f"get a connection request on {self.address}:{self.port}", hint)
         return ConnectionRequest._incoming(self._peer, out[0], config)
 
     def accept(
@@ -100,9 +108,10 @@ class Endpoint(NativeObject):
             WaitTimeoutError: the timeout has passed.
             ConnectionLost: the other side gave up while connecting.
         """
+        raw = private_data_bytes(private_data)  # before somebody waits for the answer
         deadline = deadline_after(timeout)
         with self.next_conn_req(config, timeout=timeout) as request:
-            connection = request.connect(private_data)
+            connection = request.connect(raw)
         return connection._established_by(deadline, f"cannot accept on {self.address}:{self.port}")
 
     def close(self) -> None:

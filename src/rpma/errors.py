@@ -76,6 +76,12 @@ class RpmaError(Exception):
         """The explanation, without the errno that OSError would put in front."""
         return str(self.args[0]) if self.args else ""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        state = dict(self.__dict__)
+        if isinstance(self, OSError):
+            state["errno"] = self.errno  # not in the dictionary, and args do not tell
+        return type(self), (str(self), self.message), state
+
 
 class UnknownError(RpmaError, RuntimeError):
     """RPMA_E_UNKNOWN: librpma met something it has no name for."""

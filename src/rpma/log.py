@@ -141,9 +141,11 @@ class _Delivery:
             try:
                 if function is not None:
                     function(_record(raw))
-            except Exception:
-                # As logging does: a listener's failure must not become librpma's.
-                sys.excepthook(*sys.exc_info())
+            except BaseException:
+                # As logging does: a listener's failure must not become librpma's. Nor may it end
+                # this thread, not even by SystemExit: nobody would empty the ring any more.
+                with contextlib.suppress(BaseException):
+                    sys.excepthook(*sys.exc_info())
             finally:
                 lib.rpmapy_log_delivered()
 

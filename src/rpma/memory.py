@@ -231,7 +231,8 @@ def check_range(
     """Raise unless the range lies in the region, saying which argument is wrong and why."""
     start = integer(offset_name, offset, _SIZE_MAX, "bytes")
     count = integer(length_name, length, _SIZE_MAX, "bytes")
-    size = len(region)
+    # len() is for sizes below 2**63; a descriptor may say more.
+    size = region.size if isinstance(region, RemoteMemoryRegion) else len(region)
     if start + count > size:
         raise InvalidArgumentError(
             f"{offset_name}={start} and {length_name}={count} reach to byte {start + count}, "

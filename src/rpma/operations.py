@@ -18,6 +18,7 @@ from rpma.errors import (
     error_for,
     event_error,
 )
+from rpma.memory import MemoryRegion, RemoteMemoryRegion, require_regions
 from rpma.request import (
     atomic_value,
     explain_atomic_write,
@@ -26,11 +27,11 @@ from rpma.request import (
     explain_send,
     explain_write,
     flush_kind,
+    rest_of,
 )
 
 if TYPE_CHECKING:
     from rpma._types import Buffer
-    from rpma.memory import MemoryRegion, RemoteMemoryRegion
 
 Segments = Union[Iterable[tuple[int, int, int]], "Buffer"]
 
@@ -107,12 +108,16 @@ class Operations:
             while ret == _AGAIN:
                 ret = _resume(self._h, deadline)
         except _BAD_CALL:
+            if lib.rpmapy_operation_abandon(self._h):
+                raise  # by a signal handler
             deadline_after(timeout)
             ret = _ARGUMENT
         except BaseException:
             lib.rpmapy_operation_abandon(self._h)
             raise
         if ret:
+            if ret == _ARGUMENT:
+                require_regions(dst=(RemoteMemoryRegion, dst), src=(MemoryRegion, src))
             if flush is not None and ret in (_ARGUMENT, lib.RPMA_E_NOSUPP):
                 flush_kind(flush)
                 explain_write(ret, self._h, dst, dst_offset, src, src_offset, length)
@@ -153,12 +158,16 @@ class Operations:
             while ret == _AGAIN:
                 ret = _resume(self._h, deadline)
         except _BAD_CALL:
+            if lib.rpmapy_operation_abandon(self._h):
+                raise  # by a signal handler
             deadline_after(timeout)
             ret = _ARGUMENT
         except BaseException:
             lib.rpmapy_operation_abandon(self._h)
             raise
         if ret:
+            if ret == _ARGUMENT:
+                require_regions(dst=(MemoryRegion, dst), src=(RemoteMemoryRegion, src))
             self._raise_failure(ret, "the read")
             raise explain_read(ret, self._h, dst, dst_offset, src, src_offset, length)
 
@@ -193,6 +202,8 @@ class Operations:
             while ret == _AGAIN:
                 ret = _resume(self._h, deadline)
         except _BAD_CALL:
+            if lib.rpmapy_operation_abandon(self._h):
+                raise  # by a signal handler
             deadline_after(timeout)
             ret = _ARGUMENT
         except BaseException:
@@ -231,6 +242,8 @@ class Operations:
             while ret == _AGAIN:
                 ret = _resume(self._h, deadline)
         except _BAD_CALL:
+            if lib.rpmapy_operation_abandon(self._h):
+                raise  # by a signal handler
             deadline_after(timeout)
             ret = _ARGUMENT
         except BaseException:
@@ -244,7 +257,7 @@ class Operations:
         self,
         src: MemoryRegion | None,
         offset: int = 0,
-        length: int = 0,
+        length: int | None = None,
         *,
         timeout: float | None = None,
     ) -> None:
@@ -262,6 +275,8 @@ class Operations:
             ConnectionEventError: the connection ended.
             WaitTimeoutError: the timeout has passed.
         """
+        if length is None:
+            length = rest_of(src, "src", offset)
         try:
             deadline = FOREVER if timeout is None else deadline_after(timeout)
             handle = _NULL if src is None else src._h
@@ -269,6 +284,8 @@ class Operations:
             while ret == _AGAIN:
                 ret = _resume(self._h, deadline)
         except _BAD_CALL:
+            if lib.rpmapy_operation_abandon(self._h):
+                raise  # by a signal handler
             deadline_after(timeout)
             ret = _ARGUMENT
         except BaseException:
@@ -321,12 +338,16 @@ class Operations:
             while ret == _AGAIN:
                 ret = _resume(self._h, deadline)
         except _BAD_CALL:
+            if lib.rpmapy_operation_abandon(self._h):
+                raise  # by a signal handler
             deadline_after(timeout)
             ret = _ARGUMENT
         except BaseException:
             lib.rpmapy_operation_abandon(self._h)
             raise
         if ret:
+            if ret == _ARGUMENT:
+                require_regions(dst=(RemoteMemoryRegion, dst), src=(MemoryRegion, src))
             if ret == _ARGUMENT or (flush is not None and ret == lib.RPMA_E_NOSUPP):
                 _explain_segments(ret, self._h, explain_write, dst, src, owner)
                 if flush is not None:
@@ -364,6 +385,8 @@ class Operations:
             while ret == _AGAIN:
                 ret = _resume(self._h, deadline)
         except _BAD_CALL:
+            if lib.rpmapy_operation_abandon(self._h):
+                raise  # by a signal handler
             deadline_after(timeout)
             ret = _ARGUMENT
         except BaseException:
@@ -371,6 +394,7 @@ class Operations:
             raise
         if ret:
             if ret == _ARGUMENT:
+                require_regions(dst=(MemoryRegion, dst), src=(RemoteMemoryRegion, src))
                 _explain_segments(ret, self._h, explain_read, dst, src, owner)
             self._raise_failure(ret, "the batch")
             raise error_for(ret, f"read {count} segments")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rpma._native import ffi, lib
 from rpma._object import NativeObject, require
 from rpma.config import ConnectionConfig
-from rpma.conn_req import ConnectionRequest
+from rpma.conn_req import ConnectionRequest, private_data_bytes
 from rpma.connection import Connection
 from rpma.constants import Usage
 from rpma.device import Device
@@ -133,8 +133,9 @@ class Peer(NativeObject):
             WaitTimeoutError: the timeout has passed.
             ProviderError: the name does not resolve, or no route leads there.
         """
+        raw = private_data_bytes(private_data)
         with self.request(address, port, config) as request:
-            connection = request.connect(private_data)
+            connection = request.connect(raw)
         return connection._established(timeout, f"cannot connect to {address}:{port}")
 
     def create_srq(self, config: SharedReceiveQueueConfig | None = None) -> SharedReceiveQueue:

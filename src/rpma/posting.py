@@ -15,6 +15,7 @@ from rpma.request import (
     explain_receive,
     explain_send,
     explain_write,
+    rest_of,
 )
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ class Posting:
         self,
         src: MemoryRegion | None,
         offset: int = 0,
-        length: int = 0,
+        length: int | None = None,
         *,
         flags: CompletionFlags = _ON_ERROR,
         wr_id: int = 0,
@@ -256,7 +257,7 @@ class Posting:
         Args:
             src: a region of this side, registered for SEND; None sends no bytes.
             offset: where in `src`, in bytes.
-            length: how much, in bytes.
+            length: how much, in bytes; None: up to the end of `src`.
             flags: when it leaves a work completion.
             wr_id: names the request in its work completion; below 2**63.
 
@@ -264,6 +265,8 @@ class Posting:
             InvalidArgumentError: the range is outside the region, or that is for other uses.
             QueueFullError: `sq_size` requests are under way.
         """
+        if length is None:
+            length = rest_of(src, "src", offset)
         try:
             ret = _send(self._h, _NULL if src is None else src._h, offset, length, flags, wr_id)
         except _BAD_CALL:
@@ -301,20 +304,28 @@ class Posting:
             raise explain_send(ret, self._h, src, offset, length, flags, wr_id, imm)
 
     def recv(
-        self, dst: MemoryRegion | None, offset: int = 0, length: int = 0, *, wr_id: int = 0
+        self,
+        dst: MemoryRegion | None,
+        offset: int = 0,
+        length: int | None = None,
+        *,
+        wr_id: int = 0,
     ) -> None:
         """Post a receive, for one message of the other side (rpma_recv).
 
         Args:
             dst: a region of this side, registered for RECV; None receives messages without bytes.
             offset: where in `dst`, in bytes.
-            length: the longest message that fits, in bytes. A longer one breaks the connection.
+            length: the longest message that fits, in bytes; None: up to the end of `dst`. A longer
+                one breaks the connection.
             wr_id: names the request in its work completion; below 2**63.
 
         Raises:
             InvalidArgumentError: the range is outside the region, or that is for other uses.
             QueueFullError: `rq_size` receives are posted.
         """
+        if length is None:
+            length = rest_of(dst, "dst", offset)
         try:
             ret = _recv(self._h, _NULL if dst is None else dst._h, offset, length, wr_id)
         except _BAD_CALL:

@@ -152,15 +152,16 @@ def explain_flush(
     require(RemoteMemoryRegion, "dst", dst)
     check_range("dst", dst, dst_offset, length, "dst_offset")
     kind = flush_kind(flush_type)
-    if len(dst) < _FLUSH_READ_SIZE:
+    if dst.size < _FLUSH_READ_SIZE:
         raise InvalidArgumentError(
-            f"dst has {len(dst)} bytes: a region must have at least {_FLUSH_READ_SIZE} to be "
+            f"dst has {dst.size} bytes: a region must have at least {_FLUSH_READ_SIZE} to be "
             "flushed, since the flush reads as many"
         )
     _common(flags, wr_id)
     hint = ""
     if ret == lib.RPMA_E_NOSUPP:
-        if kind not in dst.flush_types:
+        # Not by dst.flush_types: another call, and librpma's message of this one would be gone.
+        if not dst.usage & Usage[f"FLUSH_TYPE_{kind.name}"]:
             hint = f"register the region on the target with Usage.FLUSH_TYPE_{kind.name}"
         elif kind is FlushType.PERSISTENT:
             hint = (
@@ -220,3 +221,11 @@ def atomic_value(value: Any) -> bytes:
             f"value has {len(raw)} bytes, an atomic write has {ATOMIC_WRITE_ALIGNMENT}"
         )
     return raw
+
+
+def rest_of(region: Any, name: str, offset: Any) -> int:
+    """How many bytes a region, called `name`, has from `offset` on; None has none."""
+    if region is None:
+        return 0
+    require(MemoryRegion, name, region)
+    return max(len(region) - integer("offset", offset, _SIZE_MAX, "bytes"), 0)

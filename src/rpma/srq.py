@@ -11,7 +11,7 @@ from rpma._object import NativeObject, integer, require
 from rpma.completion import CompletionQueue
 from rpma.errors import error_for
 from rpma.memory import MemoryRegion
-from rpma.request import explain_receive
+from rpma.request import explain_receive, rest_of
 
 if TYPE_CHECKING:
     from rpma.peer import Peer
@@ -117,7 +117,12 @@ class SharedReceiveQueue(NativeObject):
         return queue
 
     def recv(
-        self, dst: MemoryRegion | None, offset: int = 0, length: int = 0, *, wr_id: int = 0
+        self,
+        dst: MemoryRegion | None,
+        offset: int = 0,
+        length: int | None = None,
+        *,
+        wr_id: int = 0,
     ) -> None:
         """Post a receive (rpma_srq_recv).
 
@@ -125,13 +130,15 @@ class SharedReceiveQueue(NativeObject):
             dst: where the message goes; registered for RECV, with the peer of this queue. None
                 receives messages without bytes.
             offset: where in `dst`, in bytes.
-            length: the longest message that fits, in bytes.
+            length: the longest message that fits, in bytes; None: up to the end of `dst`.
             wr_id: names the request in its work completion; below 2**63.
 
         Raises:
             InvalidArgumentError: the range is outside the region, or the region is for other uses.
             QueueFullError: `rq_size` receives are posted.
         """
+        if length is None:
+            length = rest_of(dst, "dst", offset)
         try:
             ret = lib.rpmapy_srq_recv(
                 self._h, ffi.NULL if dst is None else dst._h, offset, length, wr_id

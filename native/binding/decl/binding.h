@@ -224,7 +224,7 @@ struct rpmapy_segment {
 	uint64_t length;
 };
 
-#define RPMAPY_NO_FLUSH -1
+#define RPMAPY_NO_FLUSH 0x7fffffff /* not -1, which a program may give by mistake */
 
 int rpmapy_read_wait(struct rpmapy_conn *conn, struct rpmapy_local *dst, size_t dst_offset,
 		     struct rpmapy_remote *src, size_t src_offset, size_t length, int64_t deadline);
@@ -243,7 +243,7 @@ int rpmapy_write_batch(struct rpmapy_conn *conn, struct rpmapy_remote *dst,
 		       struct rpmapy_local *src, const struct rpmapy_segment *segments,
 		       size_t count, int flush_type, int64_t deadline);
 int rpmapy_operation_resume(struct rpmapy_conn *conn, int64_t deadline);
-void rpmapy_operation_abandon(struct rpmapy_conn *conn);
+bool rpmapy_operation_abandon(struct rpmapy_conn *conn);
 size_t rpmapy_operation_failure(struct rpmapy_conn *conn, struct rpmapy_wc *wc,
 				struct rpmapy_wc *cause);
 

@@ -1,0 +1,93 @@
+"""All of librpma is reached: by the extension, by a Python name, and by docs/api-map.md."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from elf_symbols import dynamic_symbols
+
+import rpma
+from rpma import _librpma
+from rpma._native import lib
+
+MAP = Path(__file__).parents[2] / "docs" / "api-map.md"
+
+#: Only a debug build of librpma exports these (librpma(7)).
+OF_DEBUG_BUILDS = {"rpma_check_version", "rpma_errormsg"}
+
+
+def rows() -> dict[str, list[str]]:
+    """The Python names by C name."""
+    found: dict[str, list[str]] = {}
+    for line in MAP.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| `"):
+            assert cells[0].strip("`") not in found, f"{cells[0]} has two rows"
+            found[cells[0].strip("`")] = re.findall(r"`([^`]+)`", cells[1])
+    return found
+
+
+def resolve(name: str) -> object:
+    first, *rest = name.split(".")
+    assert first == "rpma", name
+    thing: object = rpma
+    for part in rest:
+        if inspect.isclass(thing):
+            inspect.getattr_static(thing, part)
+        thing = getattr(thing, part)
+    return thing
+
+
+def exported() -> set[str]:
+    defined, _ = dynamic_symbols(Path(rpma.library.path))
+    return {name for name in defined if name.startswith("rpma_")}
+
+
+def test_every_exported_symbol_has_a_python_name() -> None:
+    symbols = exported()
+    assert len(symbols) >= 76
+    table = rows()
+    assert not symbols - set(table), "librpma.so.0 exports what docs/api-map.md does not list"
+    assert all(table[name] for name in symbols)
+
+
+def test_the_map_lists_no_function_that_librpma_does_not_have() -> None:
+    listed = {name for name in rows() if re.fullmatch(r"rpma_\w+", name)}
+    assert listed - exported() - OF_DEBUG_BUILDS == {"rpma_log_function"}  # a type
+
+
+def test_the_extension_calls_every_exported_symbol() -> None:
+    _, undefined = dynamic_symbols(Path(_librpma.__file__))
+    assert exported() | OF_DEBUG_BUILDS <= undefined
+
+
+@pytest.mark.parametrize("name", sorted({name for names in rows().values() for name in names}))
+def test_the_python_name_exists(name: str) -> None:
+    assert resolve(name) is not None
+
+
+@pytest.mark.parametrize("name", sorted(name for name in rows() if name.startswith("RPMA_")))
+def test_a_constant_has_the_value_of_its_python_name(name: str) -> None:
+    if not hasattr(lib, name):
+        assert name == "RPMA_LOG_USE_DEFAULT_FUNCTION"  # a pointer: None in Python
+        return
+    (python,) = rows()[name]
+    thing = resolve(python)
+    if isinstance(thing, int):
+        assert thing == getattr(lib, name)
+    else:
+        assert thing is rpma.Device  # the side of an address: an argument in Python
+
+
+def test_every_constant_of_librpma_is_listed() -> None:
+    constants = {name for name in dir(lib) if name.startswith("RPMA_")}
+    assert constants <= set(rows())
+
+
+def test_all_public_names_exist() -> None:
+    assert len(set(rpma.__all__)) == len(rpma.__all__)
+    for name in rpma.__all__:
+        assert hasattr(rpma, name), name
