@@ -20,10 +20,13 @@ device_usable(void)
 	unsigned expected = 0;
 	if (atomic_compare_exchange_strong(&opened_in_generation, &expected, current)) {
 		/*
-		 * Where the kernel does not copy registered pages at fork, mark them instead. What
-		 * this answers is nothing to stop for: a program that never forks needs none of it.
+		 * Where the kernel does not copy registered pages at fork, mark them instead. Only
+		 * there: a forked child does not have the marked pages at all, nor what else of the
+		 * heap is on them. What this answers is nothing to stop for: a program that never
+		 * forks needs none of it.
 		 */
-		(void)ibv_fork_init();
+		if (ibv_is_fork_initialized() != IBV_FORK_UNNEEDED)
+			(void)ibv_fork_init();
 		return 0;
 	}
 	return expected == current ? 0 : RPMAPY_E_FORKED;

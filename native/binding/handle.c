@@ -141,6 +141,22 @@ rpmapy_release(void *opaque)
 		destroy(handle);
 }
 
+/* A place for a handle to be, which Python owns before there is one. */
+void *
+rpmapy_cell_new(void)
+{
+	return calloc(1, sizeof(void *));
+}
+
+void
+rpmapy_cell_free(void *cell)
+{
+	void *handle = *(void **)cell;
+	if (handle)
+		rpmapy_release(handle);
+	free(cell);
+}
+
 int
 rpmapy_state(const void *opaque)
 {

@@ -6,6 +6,7 @@ from __future__ import annotations
 import operator
 import time
 import warnings
+import weakref
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -24,15 +25,18 @@ class NativeObject:
     children, in whatever order the garbage collector meets them.
     """
 
-    __slots__ = ("__weakref__", "_h")
+    __slots__ = ("__weakref__", "_h", "_out")
 
     _what = "object"
     _warns = True  # garbage-collected open: False where only memory is at stake
 
     _h: Any
+    _out: Any
 
-    def _adopt(self, handle: Any) -> None:
-        self._h = ffi.gc(handle, lib.rpmapy_release)
+    def _adopt(self, out: Any) -> None:
+        """Take over what C has put into `out`, made by `handle_out`."""
+        self._out = out  # owns the handle
+        self._h = out[0]
 
     @property
     def closed(self) -> bool:
@@ -90,6 +94,26 @@ class NativeObject:
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""
         return f"<rpma.{type(self).__name__}{state}>"
+
+
+def handle_out(kind: str) -> Any:
+    """Where C puts a new handle, and what owns it, from the start.
+
+    From the start, since Ctrl-C may be raised as soon as C returns, before Python has looked at
+    what came of it. And not by ffi.gc(): of a reference cycle the collector first calls all
+    finalizers in any order, such destructors among them; those yet to come, a program's own
+    included, would use freed memory. A plain pointer is nothing to the collector: it goes when
+    nothing refers to it any more, after all of them.
+
+    Args:
+        kind: the name of the handle's structure.
+    """
+    cell = lib.rpmapy_cell_new()
+    if not cell:
+        raise error_for(lib.RPMA_E_NOMEM, "make an object")
+    out = ffi.cast(f"struct {kind} **", cell)
+    weakref.finalize(out, lib.rpmapy_cell_free, cell).atexit = False
+    return out
 
 
 def deadline_after(timeout: float | None) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from rpma._native import ffi, lib
-from rpma._object import NativeObject, integer, require
+from rpma._object import NativeObject, handle_out, integer, require
 from rpma.errors import InvalidArgumentError, error_for
 from rpma.srq import SharedReceiveQueue
 
@@ -33,11 +33,11 @@ class ConnectionConfig(NativeObject):
         srq: SharedReceiveQueue | None = None,
     ) -> None:
         """Make one with librpma's defaults, where nothing else is said; see the properties."""
-        out = ffi.new("struct rpmapy_conn_cfg **")
+        out = handle_out("rpmapy_conn_cfg")
         ret = lib.rpmapy_conn_cfg_new(out)
         if ret:
             raise error_for(ret, f"make a {self._what}")
-        self._adopt(out[0])
+        self._adopt(out)
         self._srq: SharedReceiveQueue | None = None
         given = {
             "timeout_ms": timeout_ms,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rpma._native import ffi, lib
-from rpma._object import NativeObject, require
+from rpma._object import NativeObject, handle_out, require
 from rpma.address import encode_address, encode_port
 from rpma.config import ConnectionConfig, check_config, config_handle
 from rpma.connection import Connection, read_private_data
@@ -39,11 +39,9 @@ class ConnectionRequest(NativeObject):
         raise TypeError("make it with Peer.request() or Endpoint.next_conn_req()")
 
     @classmethod
-    def _incoming(
-        cls, peer: Peer, handle: Any, config: ConnectionConfig | None
-    ) -> ConnectionRequest:
+    def _incoming(cls, peer: Peer, out: Any, config: ConnectionConfig | None) -> ConnectionRequest:
         self = cls.__new__(cls)
-        self._adopt(handle)
+        self._adopt(out)
         self._peer, self._config, self.is_incoming = peer, config, True
         return self
 
@@ -52,7 +50,7 @@ class ConnectionRequest(NativeObject):
         cls, peer: Peer, address: str, port: int | str, config: ConnectionConfig | None
     ) -> ConnectionRequest:
         handle = config_handle(config)
-        out = ffi.new("struct rpmapy_conn_req **")
+        out = handle_out("rpmapy_conn_req")
         ret = lib.rpmapy_conn_req_new(
             peer._h, encode_address(address), encode_port(port), handle, out
         )
@@ -60,7 +58,7 @@ class ConnectionRequest(NativeObject):
             check_config(ret, f"prepare a connection to {address}:{port}")
             raise error_for(ret, f"prepare a connection to {address}:{port}")
         self = cls.__new__(cls)
-        self._adopt(out[0])
+        self._adopt(out)
         self._peer, self._config, self.is_incoming = peer, config, False
         return self
 
@@ -103,7 +101,7 @@ class ConnectionRequest(NativeObject):
             InvalidArgumentError: too much private data.
         """
         raw = private_data_bytes(private_data)
-        out = ffi.new("struct rpmapy_conn **")
+        out = handle_out("rpmapy_conn")
         data = ffi.from_buffer(raw)
         ret = lib.rpmapy_conn_req_connect(self._h, data, len(raw), out)
         if ret:
@@ -114,7 +112,7 @@ class ConnectionRequest(NativeObject):
                     f"{196 if self.is_incoming else 56}: send the rest as a message"
                 )
             raise error_for(ret, "accept" if self.is_incoming else "connect", hint)
-        return Connection._made(self._peer, out[0], self._config)
+        return Connection._made(self._peer, out, self._config)
 
     def close(self) -> None:
         """Give the request up; an incoming one is rejected (rpma_conn_req_delete)."""

@@ -55,9 +55,9 @@ class Connection(Posting, Operations, NativeObject):
         )
 
     @classmethod
-    def _made(cls, peer: Peer, handle: Any, config: ConnectionConfig | None) -> Connection:
+    def _made(cls, peer: Peer, out: Any, config: ConnectionConfig | None) -> Connection:
         self = cls.__new__(cls)
-        self._adopt(handle)
+        self._adopt(out)
         self._peer, self._config = peer, config
         self._cq = self._rcq = None
         return self

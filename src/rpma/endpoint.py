@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rpma._native import ffi, lib, text
-from rpma._object import NativeObject, deadline_after
+from rpma._object import NativeObject, deadline_after, handle_out
 from rpma.address import encode_address, encode_port
 from rpma.config import ConnectionConfig, check_config, config_handle
 from rpma.conn_req import ConnectionRequest, private_data_bytes
@@ -26,11 +26,11 @@ class Endpoint(NativeObject):
 
     def __init__(self, peer: Peer, address: str, port: int | str) -> None:
         """Listen; see `Peer.listen`."""
-        out = ffi.new("struct rpmapy_ep **")
+        out = handle_out("rpmapy_ep")
         ret = lib.rpmapy_ep_listen(peer._h, encode_address(address), encode_port(port), out)
         if ret:
             raise error_for(ret, f"listen on {address}:{port}")
-        self._adopt(out[0])
+        self._adopt(out)
         self._peer = peer
         self.address = address
         self.port = port
@@ -71,7 +71,7 @@ class Endpoint(NativeObject):
         """
         handle = config_handle(config)
         deadline = deadline_after(timeout)
-        out = ffi.new("struct rpmapy_conn_req **")
+        out = handle_out("rpmapy_conn_req")
         while (ret := lib.rpmapy_ep_next_conn_req(self._h, handle, deadline, out)) == (
             lib.RPMAPY_AGAIN
         ):
@@ -85,7 +85,7 @@ class Endpoint(NativeObject):
                     "the device has no room for the queues that `config` asks for"
                 )
             raise error_for(ret, f"get a connection request on {self.address}:{self.port}", hint)
-        return ConnectionRequest._incoming(self._peer, out[0], config)
+        return ConnectionRequest._incoming(self._peer, out, config)
 
     def accept(
         self,

@@ -7,7 +7,7 @@ import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rpma._native import ffi, lib
-from rpma._object import NativeObject, integer, require
+from rpma._object import NativeObject, handle_out, integer, require
 from rpma.constants import Advice, AdviseFlags, FlushType, Usage
 from rpma.errors import InvalidArgumentError, error_for
 
@@ -68,12 +68,12 @@ class MemoryRegion(NativeObject):
         """Register `buffer`; see `Peer.register`."""
         view = _writable_view(buffer)
         usage = _usage(usage)
-        out = ffi.new("struct rpmapy_local **")
+        out = handle_out("rpmapy_local")
         pointer = ffi.from_buffer(view, require_writable=True)
         ret = lib.rpmapy_mr_reg(peer._h, pointer, view.nbytes, usage, out)
         if ret:
             raise error_for(ret, f"register {view.nbytes} bytes")
-        self._adopt(out[0])
+        self._adopt(out)
         self._peer = peer
         self._view = view
         self._size = view.nbytes
@@ -186,11 +186,11 @@ class RemoteMemoryRegion(NativeObject):
             InvalidArgumentError: the bytes are too few, or no descriptor.
         """
         raw = _descriptor_bytes(descriptor)
-        out = ffi.new("struct rpmapy_remote **")
+        out = handle_out("rpmapy_remote")
         ret = lib.rpmapy_mr_remote_from_descriptor(raw, len(raw), out)
         if ret:
             raise error_for(ret, f"make a remote memory region from {len(raw)} bytes")
-        self._adopt(out[0])
+        self._adopt(out)
         size = ffi.new("size_t *")
         ret = lib.rpmapy_mr_remote_get_size(self._h, size)
         if ret:

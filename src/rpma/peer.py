@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rpma._native import ffi, lib
-from rpma._object import NativeObject, require
+from rpma._object import NativeObject, handle_out, require
 from rpma.config import ConnectionConfig
 from rpma.conn_req import ConnectionRequest, private_data_bytes
 from rpma.connection import Connection
@@ -36,11 +36,11 @@ class Peer(NativeObject):
     def __init__(self, device: Device) -> None:
         """Open `device` (rpma_peer_new)."""
         require(Device, "device", device)
-        out = ffi.new("struct rpmapy_peer **")
+        out = handle_out("rpmapy_peer")
         ret = lib.rpmapy_peer_new(device._context, out)
         if ret:
             raise error_for(ret, f"open {device.name}")
-        self._adopt(out[0])
+        self._adopt(out)
         self._device = device
 
     @classmethod
@@ -169,11 +169,11 @@ class PeerConfig(NativeObject):
             direct_write_to_pmem: whether what the RNIC writes goes to persistent memory and not
                 to CPU caches that lose it: DDIO off, or eADR. The operator has to know.
         """
-        out = ffi.new("struct rpmapy_peer_cfg **")
+        out = handle_out("rpmapy_peer_cfg")
         ret = lib.rpmapy_peer_cfg_new(out)
         if ret:
             raise error_for(ret, "make a peer configuration")
-        self._adopt(out[0])
+        self._adopt(out)
         self.direct_write_to_pmem = direct_write_to_pmem
 
     @classmethod
@@ -187,12 +187,12 @@ class PeerConfig(NativeObject):
             raw = bytes(memoryview(descriptor))
         except TypeError:
             raise TypeError(f"descriptor must be bytes, not {type(descriptor).__name__}") from None
-        out = ffi.new("struct rpmapy_peer_cfg **")
+        out = handle_out("rpmapy_peer_cfg")
         ret = lib.rpmapy_peer_cfg_from_descriptor(raw, len(raw), out)
         if ret:
             raise error_for(ret, f"make a peer configuration from {len(raw)} bytes")
         self: Any = cls.__new__(cls)
-        self._adopt(out[0])
+        self._adopt(out)
         config: PeerConfig = self
         return config
 

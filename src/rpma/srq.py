@@ -7,7 +7,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from rpma._native import ffi, lib
-from rpma._object import NativeObject, integer, require
+from rpma._object import NativeObject, handle_out, integer, require
 from rpma.completion import CompletionQueue
 from rpma.errors import error_for
 from rpma.memory import MemoryRegion
@@ -34,11 +34,11 @@ class SharedReceiveQueueConfig(NativeObject):
             rcq_size: how many completions of receives can wait; 0: the queue has no receive CQ of
                 its own, and receives complete on the connections' queues.
         """
-        out = ffi.new("struct rpmapy_srq_cfg **")
+        out = handle_out("rpmapy_srq_cfg")
         ret = lib.rpmapy_srq_cfg_new(out)
         if ret:
             raise error_for(ret, f"make a {self._what}")
-        self._adopt(out[0])
+        self._adopt(out)
         if rq_size is not None:
             self.rq_size = rq_size
         if rcq_size is not None:
@@ -89,11 +89,11 @@ class SharedReceiveQueue(NativeObject):
         """Make one; see `Peer.create_srq`."""
         if config is not None:
             require(SharedReceiveQueueConfig, "config", config)
-        out = ffi.new("struct rpmapy_srq **")
+        out = handle_out("rpmapy_srq")
         ret = lib.rpmapy_srq_new(peer._h, ffi.NULL if config is None else config._h, out)
         if ret:
             raise error_for(ret, "create a shared receive queue")
-        self._adopt(out[0])
+        self._adopt(out)
         self._peer = peer
         self._rcq: weakref.ref[CompletionQueue] | None = None
 

@@ -119,6 +119,29 @@ def test_a_reference_cycle_is_collected(make: Callable[[], Any]) -> None:
 
 
 @kinds
+def test_a_finalizer_of_the_program_may_still_use_it(make: Callable[[], Any]) -> None:
+    """In a cycle the collector calls the finalizers first, in any order: none may free a handle."""
+    seen: list[bool] = []
+
+    class Holder:
+        def __init__(self, made: Any) -> None:
+            self.made = made
+            self.cycle = self
+
+        def __del__(self) -> None:
+            # Takes the memory of whatever has been freed too early.
+            churn = [each() for each in KINDS.values() for _ in range(20)]
+            seen.append(self.made.closed)
+            self.made.close()
+            assert len(churn) == 20 * len(KINDS)
+
+    for _ in range(5):
+        Holder(make())
+        gc.collect()
+    assert seen == [True] * 5
+
+
+@kinds
 def test_threads_may_close_it_at_once(make: Callable[[], Any]) -> None:
     for _ in range(50):
         made = make()

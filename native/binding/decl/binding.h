@@ -38,6 +38,8 @@ struct rpmapy_cq;
 int rpmapy_init(void);
 int rpmapy_close(void *handle);
 void rpmapy_release(void *handle);
+void *rpmapy_cell_new(void);
+void rpmapy_cell_free(void *cell);
 int rpmapy_state(const void *handle);
 unsigned rpmapy_children(const void *handle);
 

@@ -1,0 +1,116 @@
+"""Signals that arrive in the middle of making something: nothing is lost, nothing is left."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from softroce.device import Fabric
+
+pytestmark = pytest.mark.fabric
+
+#: In a process of its own, since pytest-timeout has the timer. Arguments: address, first port.
+COMMON = """
+import gc, signal, sys, warnings
+import rpma
+warnings.simplefilter("ignore", ResourceWarning)  # what is dropped on the way
+address, port = sys.argv[1], int(sys.argv[2])
+arrived = 0
+
+def alarm(after):
+    signal.setitimer(signal.ITIMER_REAL, after)
+
+#: When the signal comes, in seconds; what is made takes some milliseconds.
+MOMENTS = [0.0004 * step for step in range(1, 31)]
+peer = rpma.Peer.for_address(address)
+buffer = bytearray(4096)
+config = rpma.ConnectionConfig(rcq_size=10)
+endpoint = peer.listen(address, port)
+
+def make():
+    with (
+        rpma.Peer.for_address(address) as another,
+        another.listen(address, port + 1),
+        another.register(bytearray(4096), rpma.Usage(0xFF)),
+        another.create_srq(),
+        rpma.ConnectionConfig(sq_size=5),
+        peer.register(buffer, rpma.Usage(0xFF)) as region,
+        rpma.RemoteMemoryRegion(region.descriptor) as remote,
+    ):
+        with peer.request(address, port, config) as request:
+            client = request.connect()
+        with client:
+            with endpoint.next_conn_req(timeout=20) as request:
+                server = request.connect()
+            with server:
+                client.wait_established(20)
+                server.wait_established(20)
+                client.write_wait(remote, 0, region, 8, 8, flush=rpma.FlushType.VISIBILITY)
+                client.read_wait(region, 0, remote, 8, 8)
+"""
+
+RAISING = """
+class Arrived(Exception):
+    pass
+
+def handler(*_):
+    global arrived
+    arrived += 1
+    raise Arrived
+
+signal.signal(signal.SIGALRM, handler)
+for moment in MOMENTS * 2:
+    try:
+        alarm(moment * 4)
+        make()
+        alarm(0)
+    except Arrived:
+        pass
+    except rpma.ProviderError as error:
+        # A request of one that was interrupted, and is gone.
+        assert "given up" in str(error), error
+    gc.collect()
+    while True:  # others of that kind
+        try:
+            endpoint.next_conn_req(timeout=0).close()
+        except rpma.WaitTimeoutError:
+            break
+        except rpma.ProviderError:
+            pass
+alarm(0)
+make()
+endpoint.close()
+peer.close()  # nothing made from it is left
+buffer.append(1)  # nor held
+print("good", arrived > 10)
+"""
+
+RETURNING = """
+def handler(*_):
+    global arrived
+    arrived += 1
+
+signal.signal(signal.SIGALRM, handler)
+for moment in MOMENTS:
+    signal.setitimer(signal.ITIMER_REAL, moment, moment + 0.002)
+    make()
+signal.setitimer(signal.ITIMER_REAL, 0)
+endpoint.close()
+peer.close()
+print("good", arrived > 10)
+"""
+
+
+@pytest.mark.parametrize("code", [RAISING, RETURNING], ids=["raising", "returning"])
+def test_a_signal_at_any_moment(fabric: Fabric, code: str) -> None:
+    port = fabric.next_port()
+    fabric.next_port()  # taken too
+    done = subprocess.run(
+        [sys.executable, "-c", COMMON + code, fabric.address, port],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.returncode, done.stdout) == (0, "good True\n"), done.stderr
