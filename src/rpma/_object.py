@@ -116,6 +116,16 @@ def handle_out(kind: str) -> Any:
     return out
 
 
+def pointer_to(view: memoryview, kind: str = "void *") -> Any:
+    """The memory of `view` as a pointer, good as long as the view is.
+
+    What ffi.from_buffer() makes must not be kept, not even in the frame of a call that may raise:
+    in a reference cycle with its memoryview (a traceback makes one) it crashes the garbage
+    collector (cffi 2.1.1, CPython 3.11).
+    """
+    return ffi.cast(kind, ffi.from_buffer(view))
+
+
 def deadline_after(timeout: float | None) -> int:
     """The moment `timeout` seconds from now, as C waits for it; None is forever."""
     if timeout is None:

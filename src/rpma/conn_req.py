@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rpma._native import ffi, lib
+from rpma._native import lib
 from rpma._object import NativeObject, handle_out, require
 from rpma.address import encode_address, encode_port
 from rpma.config import ConnectionConfig, check_config, config_handle
@@ -102,8 +102,7 @@ class ConnectionRequest(NativeObject):
         """
         raw = private_data_bytes(private_data)
         out = handle_out("rpmapy_conn")
-        data = ffi.from_buffer(raw)
-        ret = lib.rpmapy_conn_req_connect(self._h, data, len(raw), out)
+        ret = lib.rpmapy_conn_req_connect(self._h, raw, len(raw), out)
         if ret:
             hint = ""
             if len(raw) > 56:

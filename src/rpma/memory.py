@@ -7,7 +7,7 @@ import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rpma._native import ffi, lib
-from rpma._object import NativeObject, handle_out, integer, require
+from rpma._object import NativeObject, handle_out, integer, pointer_to, require
 from rpma.constants import Advice, AdviseFlags, FlushType, Usage
 from rpma.errors import InvalidArgumentError, error_for
 
@@ -69,7 +69,7 @@ class MemoryRegion(NativeObject):
         view = _writable_view(buffer)
         usage = _usage(usage)
         out = handle_out("rpmapy_local")
-        pointer = ffi.from_buffer(view, require_writable=True)
+        pointer = pointer_to(view)
         ret = lib.rpmapy_mr_reg(peer._h, pointer, view.nbytes, usage, out)
         if ret:
             raise error_for(ret, f"register {view.nbytes} bytes")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, Union
 
 from rpma._native import ffi, lib
-from rpma._object import FOREVER, deadline_after
+from rpma._object import FOREVER, deadline_after, pointer_to
 from rpma.completion import translate
 from rpma.constants import FlushType
 from rpma.errors import (
@@ -444,7 +444,7 @@ def _segments(segments: Any) -> tuple[Any, int, Any]:
         )
     if not numbers:
         return _NULL, 0, view
-    return ffi.from_buffer("struct rpmapy_segment[]", view), numbers // 3, view
+    return pointer_to(view, "struct rpmapy_segment *"), numbers // 3, view
 
 
 def _triple(segment: Any) -> Any:

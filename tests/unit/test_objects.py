@@ -275,3 +275,18 @@ def test_memory_does_not_grow() -> None:
     run(3000)
     gc.collect()
     assert resident() - before < 2 << 20
+
+
+def test_segments_in_a_reference_cycle_do_not_crash_the_collector() -> None:
+    program = (
+        "import array, gc\n"
+        "from rpma.operations import _segments\n"
+        "for segments in ([(1, 2, 3)] * 30, array.array('Q', [1, 2, 3])):\n"
+        "    for _ in range(50):\n"
+        "        cycle = [_segments(segments)]\n"
+        "        cycle.append(cycle)\n"
+        "        del cycle\n"
+        "        gc.collect()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
