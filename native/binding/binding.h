@@ -11,6 +11,7 @@
 
 #include <librpma.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -211,6 +212,21 @@ void call_begin(void);
 void log_quiet_begin(void);
 void log_quiet_end(void);
 bool call_failed_with(int errno_value);
+
+/* ---- signals (wait.c) ---- */
+
+/*
+ * A call of librpma that resolves an address waits in the kernel, where a signal makes it fail. The
+ * first attempt may fail so: it returns RPMAPY_AGAIN, Python's handlers run, and the second attempt
+ * has all signals blocked, since a timer could interrupt every other one.
+ */
+struct attempt {
+	bool blocks;
+	sigset_t previous;
+};
+
+void attempt_begin(struct attempt *attempt, bool is_second);
+int attempt_end(const struct attempt *attempt, int ret);
 
 /* ---- devices (device.c) ---- */
 

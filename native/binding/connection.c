@@ -108,7 +108,8 @@ conn_req_handle(struct rpmapy_peer *peer, struct rpmapy_conn_cfg *cfg, struct rp
 
 int
 rpmapy_conn_req_new(struct rpmapy_peer *peer, const char *address, const char *port,
-		    struct rpmapy_conn_cfg *cfg, struct rpmapy_conn_req **out)
+		    struct rpmapy_conn_cfg *cfg, bool is_second_attempt,
+		    struct rpmapy_conn_req **out)
 {
 	struct rpmapy_srq *srq;
 	int ret = handle_enter(&peer->handle);
@@ -122,9 +123,11 @@ rpmapy_conn_req_new(struct rpmapy_peer *peer, const char *address, const char *p
 	struct rpmapy_conn_req *req = conn_req_handle(peer, cfg, srq);
 	struct rpma_conn_req *object = NULL;
 	if (req) {
-		call_begin();
+		struct attempt attempt;
+		attempt_begin(&attempt, is_second_attempt);
 		ret = rpma_conn_req_new(peer->handle.object, address, port,
 					cfg ? cfg->handle.object : NULL, &object);
+		ret = attempt_end(&attempt, ret);
 	} else {
 		ret = RPMA_E_NOMEM;
 	}

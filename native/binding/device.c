@@ -55,14 +55,17 @@ rpmapy_device_names(char *names, size_t size)
 }
 
 int
-rpmapy_device_for_address(const char *address, int side, struct ibv_context **context)
+rpmapy_device_for_address(const char *address, int side, bool is_second_attempt,
+			  struct ibv_context **context)
 {
+	struct attempt attempt;
 	int ret = device_usable();
 	if (ret)
 		return ret;
-	call_begin();
 	*context = NULL;
-	return rpma_utils_get_ibv_context(address, (enum rpma_util_ibv_context_type)side, context);
+	attempt_begin(&attempt, is_second_attempt);
+	ret = rpma_utils_get_ibv_context(address, (enum rpma_util_ibv_context_type)side, context);
+	return attempt_end(&attempt, ret);
 }
 
 const char *

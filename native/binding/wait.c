@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* wait.c -- waiting for file descriptors in slices, so that Ctrl-C and close() are answered. */
+/* wait.c -- waiting so that Ctrl-C and close() are answered: in slices, or in two attempts. */
 #include "binding.h"
 
 #include <errno.h>
@@ -47,4 +47,26 @@ wait_readable(int fd, int other_fd, int64_t deadline, unsigned *ready)
 	if (ret == 0 && wait < SLICE_NS)
 		return RPMAPY_E_TIMEOUT;
 	return RPMAPY_AGAIN;
+}
+
+void
+attempt_begin(struct attempt *attempt, bool is_second)
+{
+	attempt->blocks = is_second;
+	if (is_second) {
+		sigset_t all;
+		sigfillset(&all);
+		pthread_sigmask(SIG_BLOCK, &all, &attempt->previous);
+	}
+	call_begin();
+}
+
+int
+attempt_end(const struct attempt *attempt, int ret)
+{
+	if (attempt->blocks)
+		pthread_sigmask(SIG_SETMASK, &attempt->previous, NULL);
+	else if (ret == RPMA_E_PROVIDER && call_failed_with(EINTR))
+		return RPMAPY_AGAIN;
+	return ret;
 }

@@ -8,10 +8,13 @@ import time
 import warnings
 import weakref
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rpma._native import ffi, lib
 from rpma.errors import InUseError, InvalidArgumentError, error_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Self = TypeVar("Self", bound="NativeObject")
 
@@ -73,8 +76,16 @@ class NativeObject:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close it."""
-        self.close()
+        """Close it.
+
+        While an exception passes, what was made from this object may still be held by its
+        traceback: then it closes with the last of those, and that exception goes on.
+        """
+        try:
+            self.close()
+        except InUseError:
+            if kind is None:
+                raise
 
     def __del__(self) -> None:
         handle = getattr(self, "_h", None)
@@ -139,6 +150,15 @@ def deadline_after(timeout: float | None) -> int:
     if not seconds >= 0:
         raise InvalidArgumentError(f"timeout={timeout} must not be negative")
     return min(time.monotonic_ns() + int(min(seconds, 1e9) * 1e9), FOREVER - 1)
+
+
+def in_two_attempts(call: Callable[[bool], int]) -> int:
+    """The result of a call that a signal interrupts, unless `call` is told to block signals.
+
+    Ctrl-C is answered in the first attempt; the second cannot be interrupted over and over.
+    """
+    ret = call(False)
+    return call(True) if ret == lib.RPMAPY_AGAIN else ret
 
 
 def require(kind: type, name: str, value: object) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rpma._native import lib
-from rpma._object import NativeObject, handle_out, require
+from rpma._object import NativeObject, handle_out, in_two_attempts, require
 from rpma.address import encode_address, encode_port
 from rpma.config import ConnectionConfig, check_config, config_handle
 from rpma.connection import Connection, read_private_data
@@ -51,8 +51,9 @@ class ConnectionRequest(NativeObject):
     ) -> ConnectionRequest:
         handle = config_handle(config)
         out = handle_out("rpmapy_conn_req")
-        ret = lib.rpmapy_conn_req_new(
-            peer._h, encode_address(address), encode_port(port), handle, out
+        host, service = encode_address(address), encode_port(port)
+        ret = in_two_attempts(
+            lambda second: lib.rpmapy_conn_req_new(peer._h, host, service, handle, second, out)
         )
         if ret:
             check_config(ret, f"prepare a connection to {address}:{port}")

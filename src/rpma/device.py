@@ -7,6 +7,7 @@ import os
 from typing import Any, NamedTuple
 
 from rpma._native import ffi, lib, text
+from rpma._object import in_two_attempts
 from rpma.address import encode_address
 from rpma.errors import NoDeviceError, ProviderError, RpmaError, error_for
 
@@ -74,7 +75,10 @@ class Device:
         """
         side = lib.RPMA_UTIL_IBV_CONTEXT_REMOTE if remote else lib.RPMA_UTIL_IBV_CONTEXT_LOCAL
         context = ffi.new("struct ibv_context **")
-        ret = lib.rpmapy_device_for_address(encode_address(address), side, context)
+        raw = encode_address(address)
+        ret = in_two_attempts(
+            lambda second: lib.rpmapy_device_for_address(raw, side, second, context)
+        )
         towards = "towards" if remote else "with"
         if ret:
             raise _explain(error_for(ret, f"find an RDMA device {towards} address {address!r}"))

@@ -164,19 +164,27 @@ def test_every_byte_of_a_descriptor_corrupted_on_the_wire(peer: rpma.Peer, fabri
                     pass
 
 
+#: A message longer than its receive: an invalid request and a local length error, says
+#: InfiniBand; Soft-RoCE says that the one side could not carry it out and the other neither.
+TOO_LONG = (rpma.errors.RemoteInvalidRequestError, rpma.errors.RemoteOperationError)
+TOO_SHORT = {
+    WcStatus.LOC_LEN_ERR: rpma.errors.LocalLengthError,
+    WcStatus.LOC_QP_OP_ERR: rpma.errors.LocalOperationError,
+}
+
+
 def test_a_receive_that_is_too_short(linked: Pair) -> None:
     linked.target.recv(linked.region, 0, 4, wr_id=7)
     linked.target.recv(linked.region, 8, 4, wr_id=8)
-    with pytest.raises(rpma.errors.RemoteInvalidRequestError) as caught:
+    with pytest.raises(TOO_LONG) as caught:
         linked.initiator.send_wait(linked.local, 0, 5, timeout=SOON)
-    assert "a receive too short" in str(caught.value)
     wc = linked.target.cq.next_wc(SOON)
-    assert (wc.wr_id, wc.status) == (7, WcStatus.LOC_LEN_ERR)
-    with pytest.raises(rpma.errors.LocalLengthError):
+    assert wc.wr_id == 7
+    with pytest.raises(TOO_SHORT[wc.status]):
         wc.raise_for_status()
     wc = linked.target.cq.next_wc(SOON)
     assert (wc.wr_id, wc.status) == (8, WcStatus.WR_FLUSH_ERR)
-    check_dead(linked, WcStatus.REM_INV_REQ_ERR)
+    check_dead(linked, caught.value.status)
 
 
 def test_a_disconnect_flushes_what_is_posted_on_both_sides(linked: Pair) -> None:
@@ -184,7 +192,9 @@ def test_a_disconnect_flushes_what_is_posted_on_both_sides(linked: Pair) -> None
     linked.target.recv(linked.region, 0, 8, wr_id=2)
     linked.target.recv(linked.region, 0, 8, wr_id=3)
     linked.initiator.disconnect()
-    for conn, expected in ((linked.initiator, [1]), (linked.target, [2, 3])):
+    # The target first: InfiniBand's connection manager reports the end to the side that began it
+    # when the other has disconnected too.
+    for conn, expected in ((linked.target, [2, 3]), (linked.initiator, [1])):
         wcs = [conn.cq.next_wc(SOON) for _ in expected]
         assert [wc.wr_id for wc in wcs] == expected
         assert {wc.status for wc in wcs} == {WcStatus.WR_FLUSH_ERR}
@@ -192,6 +202,7 @@ def test_a_disconnect_flushes_what_is_posted_on_both_sides(linked: Pair) -> None
             conn.cq.next_wc(SOON)
         assert conn.ended is rpma.ConnectionEvent.CLOSED
         assert conn.next_event(0) is rpma.ConnectionEvent.CLOSED  # kept for the program
+        conn.disconnect()
 
 
 def test_operations_after_the_end_fail_at_once(linked: Pair) -> None:

@@ -23,7 +23,7 @@ def alarm(after):
     signal.setitimer(signal.ITIMER_REAL, after)
 
 #: When the signal comes, in seconds; what is made takes some milliseconds.
-MOMENTS = [0.0004 * step for step in range(1, 31)]
+MOMENTS = [0.0006 * step for step in range(1, 21)]
 peer = rpma.Peer.for_address(address)
 buffer = bytearray(4096)
 config = rpma.ConnectionConfig(rcq_size=10)
@@ -94,7 +94,7 @@ def handler(*_):
 
 signal.signal(signal.SIGALRM, handler)
 for moment in MOMENTS:
-    signal.setitimer(signal.ITIMER_REAL, moment, moment + 0.002)
+    signal.setitimer(signal.ITIMER_REAL, moment, moment + 0.01)
     make()
 signal.setitimer(signal.ITIMER_REAL, 0)
 endpoint.close()

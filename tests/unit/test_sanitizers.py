@@ -25,8 +25,11 @@ def _library(name: str) -> str:
 
 # Before the interpreter takes itself apart: what lives until then is no leak, and not released.
 CHECK_BEFORE_THE_END = """
-import atexit, ctypes
-atexit.register(ctypes.CDLL(None).__lsan_do_recoverable_leak_check)
+import atexit, ctypes, os
+check = ctypes.CDLL(None).__lsan_do_recoverable_leak_check
+atexit.register(check)
+# A child of a process with threads: the check cannot stop what is not there, and ends it.
+os.register_at_fork(after_in_child=lambda: atexit.unregister(check))
 """
 
 pytestmark = pytest.mark.timeout(600)

@@ -92,7 +92,8 @@ struct rpmapy_device_attributes {
 };
 
 int rpmapy_device_names(char *names, size_t size);
-int rpmapy_device_for_address(const char *address, int side, struct ibv_context **context);
+int rpmapy_device_for_address(const char *address, int side, bool is_second_attempt,
+			      struct ibv_context **context);
 const char *rpmapy_device_name(struct ibv_context *context);
 int rpmapy_device_attributes(struct ibv_context *context, struct rpmapy_device_attributes *out);
 int rpmapy_device_is_odp_capable(struct ibv_context *context, int *capable);
@@ -159,7 +160,8 @@ int rpmapy_ep_next_conn_req(struct rpmapy_ep *ep, struct rpmapy_conn_cfg *cfg, i
 			    struct rpmapy_conn_req **out);
 
 int rpmapy_conn_req_new(struct rpmapy_peer *peer, const char *address, const char *port,
-			struct rpmapy_conn_cfg *cfg, struct rpmapy_conn_req **out);
+			struct rpmapy_conn_cfg *cfg, bool is_second_attempt,
+			struct rpmapy_conn_req **out);
 int rpmapy_conn_req_private_data(struct rpmapy_conn_req *req, void *data, uint8_t *size);
 int rpmapy_conn_req_recv(struct rpmapy_conn_req *req, struct rpmapy_local *dst, size_t offset,
 			 size_t length, uint64_t wr_id);
