@@ -169,7 +169,7 @@ def test_every_byte_of_a_descriptor_corrupted_on_the_wire(peer: rpma.Peer, fabri
 TOO_LONG = (rpma.errors.RemoteInvalidRequestError, rpma.errors.RemoteOperationError)
 TOO_SHORT = {
     WcStatus.LOC_LEN_ERR: rpma.errors.LocalLengthError,
-    WcStatus.LOC_QP_OP_ERR: rpma.errors.LocalOperationError,
+    WcStatus.LOC_QP_OP_ERR: rpma.errors.LocalQpOperationError,
 }
 
 
