@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * engine.h -- progress: who reads and writes the sockets, and when.
+ *
+ * One epoll instance per process. Whoever has time serves it: the progress thread when the program
+ * sleeps or computes, a thread that polls a completion queue, a thread that waits for a completion
+ * event. As long as a program's own thread serves, the progress thread keeps out of its way.
+ */
+#ifndef SOFTRNIC_ENGINE_H
+#define SOFTRNIC_ENGINE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/epoll.h>
+
+#define SOFTRNIC_EXPORT __attribute__((visibility("default")))
+
+/*
+ * Something with a file descriptor. `ready` runs on any thread, never twice at once for one source
+ * unless its own locks allow it, and must not block. `release` runs when the last reference goes.
+ */
+struct source {
+	int fd;
+	void (*ready)(struct source *source, uint32_t events);
+	void (*expired)(struct source *source); /* its deadline has passed; may be NULL */
+	void (*release)(struct source *source);
+	/* The engine's own: */
+	_Atomic unsigned references;
+	uint32_t slot; /* 0: not added */
+	uint32_t events;
+	int64_t deadline; /* 0: none */
+	struct source *next_timed, *previous_timed;
+};
+
+/* With one reference, the caller's. */
+void source_init(struct source *source, int fd, void (*ready)(struct source *, uint32_t),
+		 void (*expired)(struct source *), void (*release)(struct source *));
+void source_get(struct source *source);
+void source_put(struct source *source);
+
+/* Serve it from now on (level-triggered). Starts the progress thread. 0 or an errno. */
+int engine_add(struct source *source, uint32_t events);
+int engine_modify(struct source *source, uint32_t events);
+/* No call of `ready` or `expired` begins after this; one may still be running. */
+void engine_remove(struct source *source);
+/* Call `expired` once, at this moment (engine_now()); 0 takes it back. Coarse: milliseconds. */
+void engine_set_deadline(struct source *source, int64_t deadline);
+
+int64_t engine_now(void); /* CLOCK_MONOTONIC, in nanoseconds */
+
+/* 0, or EPERM in a child of the process that uses the device: fork is not supported across it. */
+int engine_usable(void);
+
+/* A file descriptor to be closed in a forked child, where it would keep a connection alive. */
+void engine_close_in_child(int fd);
+void engine_forget_fd(int fd);
+
+#endif
