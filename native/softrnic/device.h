@@ -37,12 +37,12 @@ struct stream_events {
 };
 
 struct stream_setup {
-	int fd;                     /* connected, non-blocking: the queue pair's from here on */
-	bool crc;                   /* negotiated */
-	uint16_t ird, ord;          /* the most inbound and outbound reads; at least 1 each */
-	enum ready_to_receive rtr;  /* initiator: what to send first; RTR_NONE: nothing */
-	bool awaits_first;          /* responder: send nothing before the first FPDU has come */
-	const uint8_t *received;    /* what came behind the last handshake frame; copied */
+	int fd;                    /* connected, non-blocking: the queue pair's from here on */
+	bool crc;                  /* negotiated */
+	uint16_t ird, ord;         /* the most inbound and outbound reads; at least 1 each */
+	enum ready_to_receive rtr; /* initiator: what to send first; RTR_NONE: nothing */
+	bool awaits_first;         /* responder: send nothing before the first FPDU has come */
+	const uint8_t *received;   /* what came behind the last handshake frame; copied */
 	size_t received_size;
 	struct stream_events events;
 };

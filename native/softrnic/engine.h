@@ -41,7 +41,8 @@ void source_put(struct source *source);
 
 /* Serve it from now on (level-triggered). Starts the progress thread. 0 or an errno. */
 int engine_add(struct source *source, uint32_t events);
-int engine_modify(struct source *source, uint32_t events);
+/* Set and clear events that it is served for. */
+int engine_change(struct source *source, uint32_t set, uint32_t clear);
 /* No call of `ready` or `expired` begins after this; one may still be running. */
 void engine_remove(struct source *source);
 /* Call `expired` once, at this moment (engine_now()); 0 takes it back. Coarse: milliseconds. */
@@ -51,6 +52,22 @@ int64_t engine_now(void); /* CLOCK_MONOTONIC, in nanoseconds */
 
 /* 0, or EPERM in a child of the process that uses the device: fork is not supported across it. */
 int engine_usable(void);
+
+/* ---- for the device ---- */
+
+/* Serve what is ready now, without waiting. */
+void engine_poll(void);
+/* The program polls, here and now: the progress thread leaves the sockets to it for a while. */
+void engine_polled(void);
+/* Whether the program has polled in the last moments, and so is likely to do so again. */
+bool engine_is_polled(void);
+/*
+ * Wait until `fd` is readable, serving what comes meanwhile where no other thread does. 0, or -1
+ * with errno: EINTR.
+ */
+int engine_wait(int fd);
+/* Called by the progress thread now and then: what the program's threads may have left undone. */
+void engine_on_idle(void (*idle)(void));
 
 /* A file descriptor to be closed in a forked child, where it would keep a connection alive. */
 void engine_close_in_child(int fd);

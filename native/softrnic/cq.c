@@ -1,0 +1,426 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* cq.c -- completion channels and completion queues. */
+#include "softrnic.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+/* A poller looks after everybody else's sockets once in so many polls. */
+#define POLLS_FOR_OTHERS 32
+
+/* ---- channels ---- */
+
+struct ibv_comp_channel *
+ibv_create_comp_channel(struct ibv_context *context)
+{
+	int ret = engine_usable();
+	struct channel *channel = ret ? NULL : calloc(1, sizeof(*channel));
+	if (!channel) {
+		errno = ret ? ret : ENOMEM;
+		return NULL;
+	}
+	channel->ibv.context = context;
+	channel->ibv.fd = eventfd(0, EFD_SEMAPHORE | EFD_CLOEXEC);
+	if (channel->ibv.fd < 0) {
+		free(channel);
+		return NULL;
+	}
+	pthread_mutex_init(&channel->lock, NULL);
+	return &channel->ibv;
+}
+
+int
+ibv_destroy_comp_channel(struct ibv_comp_channel *ibv_channel)
+{
+	struct channel *channel = container_of(ibv_channel, struct channel, ibv);
+	pthread_mutex_lock(&channel->lock);
+	bool is_used = channel->ibv.refcnt;
+	pthread_mutex_unlock(&channel->lock);
+	if (is_used)
+		return EBUSY;
+	close(channel->ibv.fd);
+	pthread_mutex_destroy(&channel->lock);
+	free(channel);
+	return 0;
+}
+
+static void
+channel_push(struct channel *channel, struct cq *cq)
+{
+	pthread_mutex_lock(&channel->lock);
+	if (!cq->pending_events++) {
+		cq->next_pending = NULL;
+		if (channel->first)
+			channel->last->next_pending = cq;
+		else
+			channel->first = cq;
+		channel->last = cq;
+	}
+	pthread_mutex_unlock(&channel->lock);
+	(void)eventfd_write(channel->ibv.fd, 1);
+}
+
+static void
+unlink_pending(struct channel *channel, struct cq *cq)
+{
+	struct cq **link = &channel->first, *previous = NULL;
+	while (*link && *link != cq) {
+		previous = *link;
+		link = &(*link)->next_pending;
+	}
+	if (!*link)
+		return;
+	*link = cq->next_pending;
+	if (channel->last == cq)
+		channel->last = previous;
+}
+
+/* The next queue with an event, which is then fetched; or NULL. */
+static struct cq *
+channel_pop(struct channel *channel)
+{
+	pthread_mutex_lock(&channel->lock);
+	struct cq *cq = channel->first;
+	if (cq && semaphore_take(channel->ibv.fd)) {
+		unlink_pending(channel, cq);
+		cq->fetched_events++;
+		if (--cq->pending_events) { /* to the end of the line */
+			cq->next_pending = NULL;
+			if (channel->first)
+				channel->last->next_pending = cq;
+			else
+				channel->first = cq;
+			channel->last = cq;
+		}
+	} else {
+		cq = NULL;
+	}
+	pthread_mutex_unlock(&channel->lock);
+	return cq;
+}
+
+int
+ibv_get_cq_event(struct ibv_comp_channel *ibv_channel, struct ibv_cq **ibv_cq, void **cq_context)
+{
+	struct channel *channel = container_of(ibv_channel, struct channel, ibv);
+	int ret = engine_usable();
+	if (ret) {
+		errno = ret;
+		return -1;
+	}
+	for (;;) {
+		struct cq *cq = channel_pop(channel);
+		if (cq) {
+			*ibv_cq = &cq->ibv;
+			*cq_context = cq->ibv.cq_context;
+			return 0;
+		}
+		int flags = fcntl(channel->ibv.fd, F_GETFL);
+		if (flags < 0)
+			return -1;
+		if (flags & O_NONBLOCK) {
+			engine_poll();
+			cq = channel_pop(channel);
+			if (!cq) {
+				errno = EAGAIN;
+				return -1;
+			}
+			*ibv_cq = &cq->ibv;
+			*cq_context = cq->ibv.cq_context;
+			return 0;
+		}
+		if (engine_wait(channel->ibv.fd) < 0)
+			return -1;
+	}
+}
+
+void
+ibv_ack_cq_events(struct ibv_cq *cq, unsigned int count)
+{
+	if (!count)
+		return;
+	pthread_mutex_lock(&cq->mutex);
+	cq->comp_events_completed += count;
+	pthread_cond_signal(&cq->cond);
+	pthread_mutex_unlock(&cq->mutex);
+}
+
+/* ---- queues ---- */
+
+static struct ibv_wc *
+new_entries(uint32_t cqe, uint32_t *mask)
+{
+	uint32_t size = 1;
+	while (size < cqe)
+		size *= 2;
+	*mask = size - 1;
+	return calloc(size, sizeof(struct ibv_wc));
+}
+
+struct ibv_cq *
+cq_new(struct ibv_context *context, int cqe, void *cq_context, struct ibv_comp_channel *channel)
+{
+	int ret = engine_usable();
+	if (!ret && (cqe < 1 || cqe > MAX_CQE))
+		ret = EINVAL;
+	struct cq *cq = ret ? NULL : calloc(1, sizeof(*cq));
+	if (cq) {
+		cq->entries = new_entries((uint32_t)cqe, &cq->mask);
+		if (!cq->entries) {
+			free(cq);
+			cq = NULL;
+		}
+	}
+	if (!cq) {
+		errno = ret ? ret : ENOMEM;
+		return NULL;
+	}
+	static _Atomic uint32_t handles;
+	cq->ibv.context = context;
+	cq->ibv.channel = channel;
+	cq->ibv.cq_context = cq_context;
+	cq->ibv.cqe = (int)cq->mask + 1;
+	cq->ibv.handle = atomic_fetch_add(&handles, 1);
+	pthread_mutex_init(&cq->ibv.mutex, NULL);
+	pthread_cond_init(&cq->ibv.cond, NULL);
+	pthread_mutex_init(&cq->lock, NULL);
+	if (channel) {
+		struct channel *ours = container_of(channel, struct channel, ibv);
+		pthread_mutex_lock(&ours->lock);
+		channel->refcnt++;
+		pthread_mutex_unlock(&ours->lock);
+	}
+	return &cq->ibv;
+}
+
+struct ibv_cq *
+ibv_create_cq(struct ibv_context *context, int cqe, void *cq_context,
+	      struct ibv_comp_channel *channel, int comp_vector)
+{
+	if (comp_vector < 0 || comp_vector >= context->num_comp_vectors) {
+		errno = EINVAL;
+		return NULL;
+	}
+	return cq_new(context, cqe, cq_context, channel);
+}
+
+int
+ibv_resize_cq(struct ibv_cq *ibv_cq, int cqe)
+{
+	struct cq *cq = container_of(ibv_cq, struct cq, ibv);
+	uint32_t mask;
+	if (cqe < 1 || cqe > MAX_CQE)
+		return EINVAL;
+	struct ibv_wc *entries = new_entries((uint32_t)cqe, &mask);
+	if (!entries)
+		return ENOMEM;
+	pthread_mutex_lock(&cq->lock);
+	uint32_t count = cq->tail - cq->head;
+	int ret = count > mask + 1 ? EINVAL : 0;
+	if (!ret) {
+		for (uint32_t i = 0; i < count; i++)
+			entries[i] = cq->entries[(cq->head + i) & cq->mask];
+		struct ibv_wc *old = cq->entries;
+		cq->entries = entries;
+		entries = old;
+		cq->mask = mask;
+		cq->head = 0;
+		cq->tail = count;
+		cq->ibv.cqe = (int)mask + 1;
+	}
+	pthread_mutex_unlock(&cq->lock);
+	free(entries);
+	return ret;
+}
+
+int
+ibv_destroy_cq(struct ibv_cq *ibv_cq)
+{
+	struct cq *cq = container_of(ibv_cq, struct cq, ibv);
+	pthread_mutex_lock(&cq->lock);
+	bool is_used = cq->qp_count;
+	pthread_mutex_unlock(&cq->lock);
+	if (is_used)
+		return EBUSY;
+	unsigned fetched = 0;
+	if (ibv_cq->channel) {
+		struct channel *channel = container_of(ibv_cq->channel, struct channel, ibv);
+		pthread_mutex_lock(&channel->lock);
+		if (cq->pending_events) {
+			unlink_pending(channel, cq);
+			while (cq->pending_events && semaphore_take(channel->ibv.fd))
+				cq->pending_events--;
+		}
+		fetched = cq->fetched_events;
+		channel->ibv.refcnt--;
+		pthread_mutex_unlock(&channel->lock);
+	}
+	/* Until the program has acknowledged all it was given, it may still use the queue. */
+	unsigned async_fetched = cq->async_reported - async_forget(ibv_cq->context, ibv_cq);
+	pthread_mutex_lock(&cq->ibv.mutex);
+	while (cq->ibv.comp_events_completed != fetched ||
+	       cq->ibv.async_events_completed != async_fetched)
+		pthread_cond_wait(&cq->ibv.cond, &cq->ibv.mutex);
+	pthread_mutex_unlock(&cq->ibv.mutex);
+	pthread_mutex_destroy(&cq->ibv.mutex);
+	pthread_cond_destroy(&cq->ibv.cond);
+	pthread_mutex_destroy(&cq->lock);
+	free(cq->entries);
+	free(cq);
+	return 0;
+}
+
+void
+cq_push(struct ibv_cq *ibv_cq, const struct ibv_wc *wc, bool solicited)
+{
+	struct cq *cq = container_of(ibv_cq, struct cq, ibv);
+	bool notify = false, overruns = false;
+	pthread_mutex_lock(&cq->lock);
+	if (cq->tail - cq->head > cq->mask) {
+		overruns = !cq->overrun;
+		cq->overrun = true;
+	} else {
+		cq->entries[cq->tail++ & cq->mask] = *wc;
+	}
+	if (cq->armed == ARMED ||
+	    (cq->armed == ARMED_SOLICITED && (solicited || wc->status != IBV_WC_SUCCESS))) {
+		cq->armed = NOT_ARMED;
+		atomic_store_explicit(&cq->is_armed, false, memory_order_relaxed);
+		notify = ibv_cq->channel;
+	}
+	if (overruns)
+		cq->async_reported++;
+	pthread_mutex_unlock(&cq->lock);
+	if (notify)
+		channel_push(container_of(ibv_cq->channel, struct channel, ibv), cq);
+	if (overruns)
+		async_report(ibv_cq->context, IBV_EVENT_CQ_ERR, ibv_cq);
+}
+
+void
+cq_attach(struct ibv_cq *ibv_cq, struct qp *qp)
+{
+	struct cq *cq = container_of(ibv_cq, struct cq, ibv);
+	pthread_mutex_lock(&cq->lock);
+	if (cq->qp_count < DIRECT_QPS)
+		cq->qps[cq->qp_count] = qp;
+	cq->qp_count++;
+	pthread_mutex_unlock(&cq->lock);
+}
+
+void
+cq_detach(struct ibv_cq *ibv_cq, struct qp *qp)
+{
+	struct cq *cq = container_of(ibv_cq, struct cq, ibv);
+	pthread_mutex_lock(&cq->lock);
+	cq->qp_count--;
+	for (unsigned i = 0; i < DIRECT_QPS; i++) {
+		if (cq->qps[i] != qp)
+			continue;
+		for (unsigned j = i + 1; j < DIRECT_QPS; j++)
+			cq->qps[j - 1] = cq->qps[j];
+		cq->qps[DIRECT_QPS - 1] = NULL;
+		break;
+	}
+	pthread_mutex_unlock(&cq->lock);
+}
+
+void
+cq_clean(struct ibv_cq *ibv_cq, uint32_t qp_num)
+{
+	struct cq *cq = container_of(ibv_cq, struct cq, ibv);
+	pthread_mutex_lock(&cq->lock);
+	uint32_t kept = cq->head;
+	for (uint32_t i = cq->head; i != cq->tail; i++) {
+		struct ibv_wc *wc = &cq->entries[i & cq->mask];
+		if (wc->qp_num != qp_num)
+			cq->entries[kept++ & cq->mask] = *wc;
+	}
+	cq->tail = kept;
+	pthread_mutex_unlock(&cq->lock);
+}
+
+/* Look at the sockets behind an empty queue; with many of them, at those that are ready. */
+static void
+serve(struct cq *cq)
+{
+	struct qp *qps[DIRECT_QPS];
+	unsigned count = 0;
+	bool for_others;
+	if (!atomic_load_explicit(&cq->is_armed, memory_order_relaxed))
+		engine_polled(); /* a program that has armed the queue is about to sleep */
+	pthread_mutex_lock(&cq->lock);
+	for_others = cq->qp_count > DIRECT_QPS || ++cq->empty_polls % POLLS_FOR_OTHERS == 0;
+	if (cq->qp_count <= DIRECT_QPS) {
+		for (; count < DIRECT_QPS && cq->qps[count]; count++)
+			qp_get(qps[count] = cq->qps[count]);
+	}
+	pthread_mutex_unlock(&cq->lock);
+	for (unsigned i = 0; i < count; i++) {
+		receiver_run(qps[i], BY_POLLER);
+		qp_release(qps[i]);
+	}
+	if (for_others)
+		engine_poll();
+}
+
+static int
+take(struct cq *cq, int count, struct ibv_wc *wcs)
+{
+	int taken = 0;
+	pthread_mutex_lock(&cq->lock);
+	for (; taken < count && cq->head != cq->tail; taken++)
+		wcs[taken] = cq->entries[cq->head++ & cq->mask];
+	if (!taken && cq->overrun)
+		taken = -EOVERFLOW;
+	pthread_mutex_unlock(&cq->lock);
+	return taken;
+}
+
+int
+poll_cq(struct ibv_cq *ibv_cq, int count, struct ibv_wc *wcs)
+{
+	struct cq *cq = container_of(ibv_cq, struct cq, ibv);
+	int taken = take(cq, count, wcs);
+	if (taken || count <= 0)
+		return taken;
+	if (engine_usable())
+		return -EPERM;
+	serve(cq);
+	return take(cq, count, wcs);
+}
+
+int
+req_notify_cq(struct ibv_cq *ibv_cq, int solicited_only)
+{
+	struct cq *cq = container_of(ibv_cq, struct cq, ibv);
+	int ret = engine_usable();
+	if (ret)
+		return ret;
+	pthread_mutex_lock(&cq->lock);
+	if (!solicited_only)
+		cq->armed = ARMED;
+	else if (cq->armed == NOT_ARMED)
+		cq->armed = ARMED_SOLICITED;
+	atomic_store_explicit(&cq->is_armed, true, memory_order_relaxed);
+	pthread_mutex_unlock(&cq->lock);
+	return 0;
+}
+
+/* ---- extended queues: a completion at a time, read by functions ---- */
+
+int
+cq_take_one(struct cq *cq)
+{
+	int taken = poll_cq(&cq->ibv, 1, &cq->current);
+	if (taken == 1) {
+		cq->current_time = (uint64_t)engine_now();
+		cq->ex.wr_id = cq->current.wr_id;
+		cq->ex.status = cq->current.status;
+		return 0;
+	}
+	return taken < 0 ? -taken : ENOENT;
+}

@@ -1,0 +1,554 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* engine.c -- progress: one epoll instance, served by whoever has time. */
+#include "engine.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+/* How long after its last poll a program is taken to be polling. */
+#define POLLED_NS 200000
+/* How long the progress thread steps aside at a time, and how often a poller polls in that. */
+#define ASIDE_NS 500000
+#define ASIDE_POLLS 16
+/* A program that does not live up to its polling gets no such respect for that long. */
+#define DISTRUST_NS 10000000
+/* So many times aside without anything happening, and the progress thread sleeps for good. */
+#define ASIDE_IDLE 4
+
+#define EVENTS_AT_ONCE 16
+
+static struct {
+	pthread_mutex_t lock;
+	int epfd, wake_fd;
+	unsigned capacity, free_slot;
+	struct slot {
+		struct source *source;
+		uint32_t generation;
+		unsigned next_free;
+	} * slots;
+	struct source *timed;
+	int64_t next_deadline; /* of `timed`; 0: none */
+	void (*idle)(void);
+	int *child_fds;
+	unsigned child_count, child_capacity;
+} engine = {.lock = PTHREAD_MUTEX_INITIALIZER, .epfd = -1, .wake_fd = -1};
+
+/* What epoll says of the wake-up event; no source has this slot. */
+#define WAKE_UP UINT64_MAX
+
+static _Atomic unsigned forks;
+static unsigned engine_forks; /* the value of `forks` in the process that uses the device */
+
+static _Atomic int64_t last_polled;
+static _Atomic unsigned polls;
+static _Atomic int serving_waiter;
+static _Atomic unsigned other_waiters;
+static _Atomic unsigned waits_ended;
+static _Atomic uint32_t wakes;
+static _Atomic bool sleeps_for_good;
+
+int64_t
+engine_now(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+/* ---- sources ---- */
+
+void
+source_init(struct source *source, int fd, void (*ready)(struct source *, uint32_t),
+	    void (*expired)(struct source *), void (*release)(struct source *))
+{
+	*source = (struct source){.fd = fd, .ready = ready, .expired = expired, .release = release};
+	atomic_init(&source->references, 1);
+}
+
+void
+source_get(struct source *source)
+{
+	atomic_fetch_add_explicit(&source->references, 1, memory_order_relaxed);
+}
+
+void
+source_put(struct source *source)
+{
+	if (atomic_fetch_sub_explicit(&source->references, 1, memory_order_acq_rel) == 1)
+		source->release(source);
+}
+
+static void
+wake_progress(void)
+{
+	atomic_fetch_add(&wakes, 1);
+	syscall(SYS_futex, &wakes, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+/* With the lock held. */
+static void
+unlink_timed(struct source *source)
+{
+	if (!source->deadline)
+		return;
+	if (source->previous_timed)
+		source->previous_timed->next_timed = source->next_timed;
+	else
+		engine.timed = source->next_timed;
+	if (source->next_timed)
+		source->next_timed->previous_timed = source->previous_timed;
+	source->next_timed = source->previous_timed = NULL;
+	source->deadline = 0;
+}
+
+void
+engine_set_deadline(struct source *source, int64_t deadline)
+{
+	bool sooner = false;
+	pthread_mutex_lock(&engine.lock);
+	unlink_timed(source);
+	if (deadline && source->slot) {
+		source->deadline = deadline;
+		source->next_timed = engine.timed;
+		if (engine.timed)
+			engine.timed->previous_timed = source;
+		engine.timed = source;
+		sooner = !engine.next_deadline || deadline < engine.next_deadline;
+		if (sooner)
+			engine.next_deadline = deadline;
+	}
+	pthread_mutex_unlock(&engine.lock);
+	if (sooner) {
+		wake_progress();
+		(void)eventfd_write(engine.wake_fd, 1);
+	}
+}
+
+/* Call `expired` where it is due; returns the next deadline, or 0. */
+static int64_t
+serve_deadlines(void)
+{
+	for (;;) {
+		struct source *due = NULL;
+		int64_t now = engine_now(), next = 0;
+		pthread_mutex_lock(&engine.lock);
+		for (struct source *source = engine.timed; source; source = source->next_timed) {
+			if (source->deadline <= now) {
+				due = source;
+				break;
+			}
+			if (!next || source->deadline < next)
+				next = source->deadline;
+		}
+		engine.next_deadline = next;
+		if (due) {
+			unlink_timed(due);
+			source_get(due);
+		}
+		pthread_mutex_unlock(&engine.lock);
+		if (!due)
+			return next;
+		if (due->expired)
+			due->expired(due);
+		source_put(due);
+	}
+}
+
+/* ---- serving ---- */
+
+static int
+serve(int timeout_ms)
+{
+	struct epoll_event events[EVENTS_AT_ONCE];
+	int count = epoll_wait(engine.epfd, events, EVENTS_AT_ONCE, timeout_ms);
+	for (int i = 0; i < count; i++) {
+		if (events[i].data.u64 == WAKE_UP) {
+			eventfd_t value;
+			(void)eventfd_read(engine.wake_fd, &value);
+			continue;
+		}
+		unsigned index = (unsigned)events[i].data.u64;
+		uint32_t generation = (uint32_t)(events[i].data.u64 >> 32);
+		struct source *source = NULL;
+		pthread_mutex_lock(&engine.lock);
+		if (engine.slots[index].generation == generation)
+			source = engine.slots[index].source;
+		if (source)
+			source_get(source);
+		pthread_mutex_unlock(&engine.lock);
+		if (!source)
+			continue;
+		source->ready(source, events[i].events);
+		source_put(source);
+	}
+	return count;
+}
+
+void
+engine_poll(void)
+{
+	if (engine.epfd >= 0)
+		(void)serve(0);
+}
+
+void
+engine_polled(void)
+{
+	atomic_store_explicit(&last_polled, engine_now(), memory_order_relaxed);
+	atomic_fetch_add_explicit(&polls, 1, memory_order_relaxed);
+}
+
+bool
+engine_is_polled(void)
+{
+	return engine_now() - atomic_load_explicit(&last_polled, memory_order_relaxed) < POLLED_NS;
+}
+
+void
+engine_on_idle(void (*idle)(void))
+{
+	engine.idle = idle;
+}
+
+/* ---- waiting ---- */
+
+static int
+wait_plainly(int fd)
+{
+	struct pollfd pollfd = {.fd = fd, .events = POLLIN};
+	atomic_fetch_add(&other_waiters, 1);
+	/* Whom this waiter counts on may be asleep since another one was serving. */
+	int ret = poll(&pollfd, 1, -1);
+	atomic_fetch_sub(&other_waiters, 1);
+	return ret < 0 ? -1 : 0;
+}
+
+int
+engine_wait(int fd)
+{
+	int expected = 0;
+	if (engine.epfd < 0 || !atomic_compare_exchange_strong(&serving_waiter, &expected, 1))
+		return wait_plainly(fd);
+	struct pollfd fds[2] = {{.fd = fd, .events = POLLIN},
+				{.fd = engine.epfd, .events = POLLIN}};
+	if (engine.idle)
+		engine.idle();
+	int ret;
+	for (;;) {
+		ret = poll(fds, 2, -1);
+		if (ret < 0 || fds[0].revents)
+			break;
+		(void)serve(0);
+	}
+	int failure = errno;
+	atomic_store(&serving_waiter, 0);
+	atomic_fetch_add(&waits_ended, 1);
+	if (atomic_load(&sleeps_for_good) || atomic_load(&other_waiters))
+		wake_progress();
+	errno = failure;
+	return ret < 0 ? -1 : 0;
+}
+
+/* ---- the progress thread ---- */
+
+static void
+sleep_at_most(int64_t ns, uint32_t expected)
+{
+	struct timespec timeout = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+	syscall(SYS_futex, &wakes, FUTEX_WAIT_PRIVATE, expected, &timeout, NULL, 0);
+}
+
+/* Step aside while the program's own threads serve. Returns whether they did. */
+static bool
+step_aside(void)
+{
+	static int64_t distrusts_until;
+	static unsigned idle_rounds, waits_seen;
+	uint32_t woken = atomic_load(&wakes);
+	if (atomic_load(&serving_waiter)) {
+		unsigned ended = atomic_load(&waits_ended);
+		idle_rounds = ended == waits_seen ? idle_rounds + 1 : 0;
+		waits_seen = ended;
+		if (idle_rounds < ASIDE_IDLE) {
+			sleep_at_most(ASIDE_NS, woken);
+			return true;
+		}
+		atomic_store(&sleeps_for_good, true);
+		if (atomic_load(&serving_waiter) && atomic_load(&waits_ended) == ended) {
+			int64_t next = engine.next_deadline;
+			int64_t left = next ? next - engine_now() : 3600 * 1000000000LL;
+			sleep_at_most(left > 0 ? left : 0, woken);
+		}
+		atomic_store(&sleeps_for_good, false);
+		idle_rounds = 0;
+		return true;
+	}
+	idle_rounds = 0;
+	if (!engine_is_polled() || engine_now() < distrusts_until)
+		return false;
+	unsigned before = atomic_load_explicit(&polls, memory_order_relaxed);
+	sleep_at_most(ASIDE_NS, woken);
+	if (atomic_load(&serving_waiter))
+		return true;
+	if (atomic_load_explicit(&polls, memory_order_relaxed) - before < ASIDE_POLLS) {
+		distrusts_until = engine_now() + DISTRUST_NS;
+		return false;
+	}
+	return true;
+}
+
+static void *
+progress(void *unused)
+{
+	(void)unused;
+	prctl(PR_SET_NAME, "softrnic");
+	prctl(PR_SET_TIMERSLACK, 1000);
+	for (;;) {
+		int64_t next = serve_deadlines();
+		bool aside = step_aside();
+		if (engine.idle)
+			engine.idle();
+		int timeout = -1;
+		if (aside) {
+			timeout = 0;
+		} else if (next) {
+			int64_t left = next - engine_now();
+			timeout = left <= 0 ? 0 : (int)((left + 999999) / 1000000);
+		}
+		(void)serve(timeout);
+	}
+	return NULL;
+}
+
+/* ---- the epoll instance and its life ---- */
+
+static void
+child_after_fork(void)
+{
+	atomic_fetch_add(&forks, 1);
+	/* A connection that the parent ends must end for its peer as well. */
+	for (unsigned i = 0; i < engine.child_count; i++)
+		close(engine.child_fds[i]);
+	engine.child_count = 0;
+}
+
+static void
+before_fork(void)
+{
+	pthread_mutex_lock(&engine.lock);
+}
+
+static void
+after_fork(void)
+{
+	pthread_mutex_unlock(&engine.lock);
+}
+
+static void
+child_unlocks_after_fork(void)
+{
+	pthread_mutex_unlock(&engine.lock);
+	child_after_fork();
+}
+
+static __attribute__((constructor)) void
+watch_forks(void)
+{
+	(void)pthread_atfork(before_fork, after_fork, child_unlocks_after_fork);
+}
+
+int
+engine_usable(void)
+{
+	unsigned now = atomic_load_explicit(&forks, memory_order_relaxed);
+	return engine.epfd < 0 || engine_forks == now ? 0 : EPERM;
+}
+
+static void
+remember_fd(int fd)
+{
+	if (engine.child_count == engine.child_capacity) {
+		unsigned capacity = engine.child_capacity ? 2 * engine.child_capacity : 64;
+		int *grown = realloc(engine.child_fds, capacity * sizeof(*grown));
+		if (!grown)
+			return;
+		engine.child_fds = grown;
+		engine.child_capacity = capacity;
+	}
+	engine.child_fds[engine.child_count++] = fd;
+}
+
+void
+engine_close_in_child(int fd)
+{
+	pthread_mutex_lock(&engine.lock);
+	remember_fd(fd);
+	pthread_mutex_unlock(&engine.lock);
+}
+
+void
+engine_forget_fd(int fd)
+{
+	pthread_mutex_lock(&engine.lock);
+	for (unsigned i = engine.child_count; i-- > 0;) {
+		if (engine.child_fds[i] == fd) {
+			engine.child_fds[i] = engine.child_fds[--engine.child_count];
+			break;
+		}
+	}
+	pthread_mutex_unlock(&engine.lock);
+}
+
+static void
+stop(int epfd, int wake_fd)
+{
+	if (epfd >= 0)
+		close(epfd);
+	if (wake_fd >= 0)
+		close(wake_fd);
+}
+
+/* With the lock held. 0 or an errno. */
+static int
+start(void)
+{
+	pthread_t thread;
+	pthread_attr_t attributes;
+	sigset_t all, previous;
+	if (engine.epfd >= 0)
+		return engine_usable();
+	int epfd = epoll_create1(EPOLL_CLOEXEC);
+	int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	struct epoll_event event = {.events = EPOLLIN, .data.u64 = WAKE_UP};
+	if (epfd < 0 || wake_fd < 0 || epoll_ctl(epfd, EPOLL_CTL_ADD, wake_fd, &event) < 0) {
+		int failure = errno;
+		stop(epfd, wake_fd);
+		return failure;
+	}
+	engine_forks = atomic_load(&forks);
+	engine.epfd = epfd;
+	engine.wake_fd = wake_fd;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &previous); /* signals are the program's */
+	pthread_attr_init(&attributes);
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	int ret = pthread_create(&thread, &attributes, progress, NULL);
+	pthread_attr_destroy(&attributes);
+	pthread_sigmask(SIG_SETMASK, &previous, NULL);
+	if (ret) {
+		stop(epfd, wake_fd);
+		engine.epfd = engine.wake_fd = -1;
+		return ret;
+	}
+	remember_fd(epfd);
+	remember_fd(wake_fd);
+	return 0;
+}
+
+/* With the lock held: a slot that is free, or 0. Slot 0 is never used. */
+static unsigned
+take_slot(void)
+{
+	if (!engine.free_slot) {
+		unsigned capacity = engine.capacity ? 2 * engine.capacity : 64;
+		struct slot *grown = realloc(engine.slots, capacity * sizeof(*grown));
+		if (!grown)
+			return 0;
+		engine.slots = grown;
+		for (unsigned i = capacity; i-- > engine.capacity;) {
+			grown[i] = (struct slot){.next_free = engine.free_slot};
+			if (i)
+				engine.free_slot = i;
+		}
+		engine.capacity = capacity;
+	}
+	unsigned index = engine.free_slot;
+	engine.free_slot = engine.slots[index].next_free;
+	return index;
+}
+
+/* With the lock held. */
+static void
+free_slot(unsigned index)
+{
+	engine.slots[index].source = NULL;
+	engine.slots[index].generation++;
+	engine.slots[index].next_free = engine.free_slot;
+	engine.free_slot = index;
+}
+
+static struct epoll_event
+event_of(unsigned index, uint32_t events)
+{
+	uint64_t generation = engine.slots[index].generation;
+	return (struct epoll_event){.events = events, .data.u64 = generation << 32 | index};
+}
+
+int
+engine_add(struct source *source, uint32_t events)
+{
+	pthread_mutex_lock(&engine.lock);
+	int ret = start();
+	unsigned index = ret ? 0 : take_slot();
+	if (!ret && !index)
+		ret = ENOMEM;
+	if (!ret) {
+		struct epoll_event event = event_of(index, events);
+		if (epoll_ctl(engine.epfd, EPOLL_CTL_ADD, source->fd, &event) < 0) {
+			ret = errno;
+			free_slot(index);
+		}
+	}
+	if (!ret) {
+		engine.slots[index].source = source;
+		source->slot = index;
+		source->events = events;
+		source_get(source);
+	}
+	pthread_mutex_unlock(&engine.lock);
+	return ret;
+}
+
+int
+engine_change(struct source *source, uint32_t set, uint32_t clear)
+{
+	int ret = 0;
+	pthread_mutex_lock(&engine.lock);
+	uint32_t events = (source->events | set) & ~clear;
+	if (source->slot && source->events != events) {
+		struct epoll_event event = event_of(source->slot, events);
+		if (epoll_ctl(engine.epfd, EPOLL_CTL_MOD, source->fd, &event) < 0)
+			ret = errno;
+		else
+			source->events = events;
+	}
+	pthread_mutex_unlock(&engine.lock);
+	return ret;
+}
+
+void
+engine_remove(struct source *source)
+{
+	bool was_added = false;
+	pthread_mutex_lock(&engine.lock);
+	if (source->slot) {
+		was_added = true;
+		unlink_timed(source);
+		epoll_ctl(engine.epfd, EPOLL_CTL_DEL, source->fd, NULL);
+		free_slot(source->slot);
+		source->slot = 0;
+	}
+	pthread_mutex_unlock(&engine.lock);
+	if (was_added)
+		source_put(source);
+}

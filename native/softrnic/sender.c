@@ -1,0 +1,701 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * sender.c -- from send queue to socket: requests and responses become FPDUs.
+ *
+ * iWARP does not acknowledge Writes and Sends. Programs expect of a completion that the other side
+ * has taken the data, and of a failure that it is told as the failing request's. So behind the last
+ * request that wants a completion goes a zero-length RDMA Read, which every iWARP peer answers in
+ * order: its answer completes what was sent before it.
+ */
+#include "softrnic.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* As much payload as an FPDU takes, whole words of it. */
+#define SEGMENT_MAX (UNTAGGED_PAYLOAD_MAX & ~15u)
+/* While one acknowledgement is under way, the next is asked for after so many bytes. */
+#define ASK_BYTES (128 * 1024)
+#define ASK_MAX 8
+#define IOVECS 64
+
+/* In an Immediate Data message, behind the data: it belongs to the Send that follows. */
+#define IMM_OF_SEND 0xffffffffu
+
+static struct request *
+request_at(struct sender *tx, uint32_t position)
+{
+	return &tx->requests[position & tx->mask];
+}
+
+/* ---- completions ---- */
+
+static enum ibv_wc_opcode
+wc_opcode(enum ibv_wr_opcode opcode)
+{
+	switch (opcode) {
+	case IBV_WR_RDMA_READ:
+		return IBV_WC_RDMA_READ;
+	case IBV_WR_RDMA_WRITE:
+	case IBV_WR_RDMA_WRITE_WITH_IMM:
+		return IBV_WC_RDMA_WRITE;
+	case IBV_WR_ATOMIC_CMP_AND_SWP:
+		return IBV_WC_COMP_SWAP;
+	case IBV_WR_ATOMIC_FETCH_AND_ADD:
+		return IBV_WC_FETCH_ADD;
+	default:
+		return IBV_WC_SEND;
+	}
+}
+
+void
+request_flush(struct qp *qp, const struct request *request, enum ibv_wc_status status)
+{
+	struct ibv_wc wc = {.wr_id = request->wr_id,
+			    .status = status,
+			    .opcode = wc_opcode(request->opcode),
+			    .byte_len = request->length,
+			    .qp_num = qp->ibv.qp_num};
+	cq_push(qp->ibv.send_cq, &wc, false);
+}
+
+void
+sender_complete(struct qp *qp, uint32_t position)
+{
+	struct sender *tx = &qp->tx;
+	while (tx->head != position) {
+		const struct request *request = request_at(tx, tx->head);
+		if (request->flags & IBV_SEND_SIGNALED || qp->init.sq_sig_all)
+			request_flush(qp, request, IBV_WC_SUCCESS);
+		tx->head++;
+	}
+}
+
+void
+sender_flush(struct qp *qp)
+{
+	struct sender *tx = &qp->tx;
+	while (tx->head != tx->tail) {
+		const struct request *request = request_at(tx, tx->head);
+		request_flush(qp, request, request->failed ? request->failed : IBV_WC_WR_FLUSH_ERR);
+		tx->head++;
+	}
+	tx->next = tx->tail;
+	tx->offset = 0;
+}
+
+void
+sender_answered(struct qp *qp)
+{
+	struct sender *tx = &qp->tx;
+	struct outbound *outbound = &tx->outbounds[tx->outbound_head++ % tx->outbound_size];
+	if (outbound->kind == OUTBOUND_ACK)
+		tx->acks--;
+	sender_complete(qp, outbound->request);
+}
+
+static bool
+is_about(const struct request *request, const struct terminate *terminate)
+{
+	const struct fpdu_head *head = &terminate->head;
+	switch (request->opcode) {
+	case IBV_WR_RDMA_WRITE:
+	case IBV_WR_RDMA_WRITE_WITH_IMM:
+		if (head->tagged)
+			return head->stag == request->rkey && head->to >= request->remote_address &&
+			       head->to - request->remote_address <= request->length;
+		return request->opcode == IBV_WR_RDMA_WRITE_WITH_IMM && head->qn == QN_SEND &&
+		       head->msn == request->msn;
+	case IBV_WR_RDMA_READ:
+	case IBV_WR_ATOMIC_CMP_AND_SWP:
+	case IBV_WR_ATOMIC_FETCH_AND_ADD:
+		return !head->tagged && head->qn == QN_READ_REQUEST && head->msn == request->msn;
+	default:
+		return !head->tagged && head->qn == QN_SEND && head->msn == request->msn;
+	}
+}
+
+static enum ibv_wc_status
+status_of(uint16_t error)
+{
+	switch (error) {
+	case ERROR_INVALID_STAG:
+	case ERROR_BASE_BOUNDS:
+	case ERROR_ACCESS:
+	case ERROR_STAG_NOT_ASSOCIATED:
+	case ERROR_TO_WRAP:
+	case ERROR_STAG_NOT_INVALIDATED:
+	case ERROR_REMOTE_PROTECTION:
+	case ERROR_TAGGED_INVALID_STAG:
+	case ERROR_TAGGED_BOUNDS:
+	case ERROR_TAGGED_NOT_ASSOCIATED:
+	case ERROR_TAGGED_WRAP:
+		return IBV_WC_REM_ACCESS_ERR;
+	case ERROR_UNTAGGED_TOO_LONG:
+	case ERROR_UNTAGGED_NO_BUFFER:
+	case ERROR_UNTAGGED_MSN_RANGE:
+	case ERROR_MPA_INSUFFICIENT_IRD:
+		return IBV_WC_REM_INV_REQ_ERR;
+	default:
+		return IBV_WC_REM_OP_ERR;
+	}
+}
+
+void
+sender_terminated(struct qp *qp, const struct terminate *terminate)
+{
+	struct sender *tx = &qp->tx;
+	uint32_t position = tx->head, end = tx->next;
+	if (end != tx->tail && (tx->offset || tx->imm_sent))
+		end++; /* partly on its way */
+	if (terminate->has_head) {
+		while (position != end && !is_about(request_at(tx, position), terminate))
+			position++;
+		if (position == end)
+			position = tx->head;
+	}
+	if (position == end)
+		return;
+	sender_complete(qp, position);
+	request_at(tx, position)->failed = status_of(terminate->error);
+}
+
+/* ---- FPDUs ---- */
+
+static struct out *
+out_new(struct sender *tx, const struct fpdu_head *head)
+{
+	struct out *out = &tx->outs[tx->out_tail % OUT_RING];
+	out->head = (uint16_t)fpdu_encode(out->bytes, head);
+	out->segment_count = 0;
+	out->is_response = false;
+	return out;
+}
+
+/* Padding and CRC; then it counts. */
+static void
+out_finish(struct qp *qp, struct out *out, uint32_t segments_size)
+{
+	uint8_t *tail = out->bytes + out->head;
+	uint32_t ulpdu = out->head - 2u + segments_size;
+	size_t padding = fpdu_padding(ulpdu);
+	memset(tail, 0, padding);
+	uint32_t crc = 0;
+	if (qp->crc) {
+		crc = crc32c(0, out->bytes, out->head);
+		for (unsigned i = 0; i < out->segment_count; i++)
+			crc = crc32c(crc, out->segments[i].iov_base, out->segments[i].iov_len);
+		crc = crc32c(crc, tail, padding);
+	}
+	crc32c_put(tail + padding, crc);
+	out->tail = (uint16_t)(padding + 4);
+	out->size = out->head + segments_size + out->tail;
+	qp->tx.out_tail++;
+}
+
+static void
+out_append(struct out *out, const void *bytes, uint32_t size)
+{
+	memcpy(out->bytes + out->head, bytes, size);
+	out->head = (uint16_t)(out->head + size);
+}
+
+/* The payload from pieces of regions: copied when it is small. */
+static void
+out_payload(struct qp *qp, struct out *out, const struct piece *pieces, unsigned count,
+	    uint32_t size)
+{
+	if (size <= OUT_COPIED) {
+		for (unsigned i = 0; i < count; i++)
+			out_append(out, pieces[i].bytes, pieces[i].length);
+		out_finish(qp, out, 0);
+		return;
+	}
+	for (unsigned i = 0; i < count; i++)
+		out->segments[i] = (struct iovec){pieces[i].bytes, pieces[i].length};
+	out->segment_count = (uint8_t)count;
+	out_finish(qp, out, size);
+}
+
+static void
+out_control(struct qp *qp, uint8_t opcode, uint32_t qn, uint32_t msn, const void *payload,
+	    uint32_t size)
+{
+	struct fpdu_head head = {
+		.last = true, .opcode = opcode, .payload = (uint16_t)size, .qn = qn, .msn = msn};
+	struct out *out = out_new(&qp->tx, &head);
+	out_append(out, payload, size);
+	out_finish(qp, out, 0);
+}
+
+static void
+out_read_request(struct qp *qp, const struct read_request *request)
+{
+	uint8_t bytes[READ_REQUEST_SIZE];
+	read_request_encode(bytes, request);
+	out_control(qp, RDMAP_READ_REQUEST, QN_READ_REQUEST, qp->tx.read_msn++, bytes,
+		    sizeof(bytes));
+}
+
+void
+sender_terminate(struct qp *qp, const struct terminate *terminate)
+{
+	struct sender *tx = &qp->tx;
+	bool is_midway = tx->out_sent > 0;
+	if (is_midway && tx->outs[tx->out_head % OUT_RING].segment_count) {
+		/* The program may take back the memory: the rest of that FPDU can't follow. */
+		tx->out_tail = tx->out_head;
+		tx->out_sent = 0;
+		terminate = NULL;
+	} else {
+		tx->out_tail = tx->out_head + is_midway;
+	}
+	tx->inbound_head = tx->inbound_tail;
+	tx->response_offset = 0;
+	if (terminate) {
+		uint8_t bytes[TERMINATE_MAX];
+		size_t size = terminate_encode(bytes, terminate);
+		out_control(qp, RDMAP_TERMINATE, QN_TERMINATE, tx->terminate_msn++, bytes,
+			    (uint32_t)size);
+	}
+	tx->closes = true;
+}
+
+/* ---- responses ---- */
+
+bool
+sender_add_inbound(struct qp *qp, const struct inbound *inbound)
+{
+	struct sender *tx = &qp->tx;
+	if (tx->inbound_tail - tx->inbound_head == tx->inbound_size)
+		return false;
+	tx->inbounds[tx->inbound_tail++ % tx->inbound_size] = *inbound;
+	return true;
+}
+
+static void
+fail(struct sender *tx)
+{
+	tx->has_failed = true;
+}
+
+/* The next FPDU of the oldest response. */
+static void
+respond(struct qp *qp)
+{
+	struct sender *tx = &qp->tx;
+	const struct inbound *inbound = &tx->inbounds[tx->inbound_head % tx->inbound_size];
+	if (inbound->is_atomic) {
+		uint8_t bytes[ATOMIC_RESPONSE_SIZE];
+		atomic_response_encode(bytes, inbound->request_id, inbound->original);
+		out_control(qp, RDMAP_ATOMIC_RESPONSE, QN_ATOMIC_RESPONSE,
+			    tx->atomic_response_msn++, bytes, sizeof(bytes));
+		tx->inbound_head++;
+		return;
+	}
+	const struct read_request *read = &inbound->read;
+	uint32_t size = read->size - tx->response_offset;
+	if (size > SEGMENT_MAX)
+		size = SEGMENT_MAX;
+	struct piece piece = {0};
+	if (size) {
+		uint16_t error;
+		piece.mr =
+			mr_get(qp->ibv.pd, read->source_stag, read->source_to + tx->response_offset,
+			       size, IBV_ACCESS_REMOTE_READ, &error);
+		if (!piece.mr) { /* taken back since the request came */
+			fail(tx);
+			return;
+		}
+		piece.bytes = mr_pointer(piece.mr, read->source_to + tx->response_offset);
+		piece.length = size;
+	}
+	struct fpdu_head head = {.tagged = true,
+				 .last = tx->response_offset + size == read->size,
+				 .opcode = RDMAP_READ_RESPONSE,
+				 .payload = (uint16_t)size,
+				 .stag = read->sink_stag,
+				 .to = read->sink_to + tx->response_offset};
+	struct out *out = out_new(tx, &head);
+	out->is_response = true;
+	out->rkey = read->source_stag;
+	out_payload(qp, out, &piece, size ? 1 : 0, size);
+	if (piece.mr)
+		mr_put(piece.mr);
+	tx->response_offset += size;
+	if (head.last) {
+		tx->response_offset = 0;
+		tx->inbound_head++;
+	}
+}
+
+/* ---- requests ---- */
+
+static bool
+has_outbound_room(const struct qp *qp)
+{
+	return qp->tx.outbound_tail - qp->tx.outbound_head < qp->ord;
+}
+
+static void
+add_outbound(struct sender *tx, int kind, uint32_t position)
+{
+	struct outbound *outbound = &tx->outbounds[tx->outbound_tail++ % tx->outbound_size];
+	outbound->kind = kind;
+	outbound->request = position;
+	/* Requests answer for all that was sent before them. */
+	tx->acked_upto = position;
+	tx->bytes_unasked = 0;
+}
+
+static bool
+is_outbound(const struct request *request)
+{
+	return request->opcode == IBV_WR_RDMA_READ ||
+	       request->opcode == IBV_WR_ATOMIC_CMP_AND_SWP ||
+	       request->opcode == IBV_WR_ATOMIC_FETCH_AND_ADD;
+}
+
+/* Whether the next request may start now. */
+static bool
+may_start(struct qp *qp)
+{
+	struct sender *tx = &qp->tx;
+	if (tx->next == tx->tail || atomic_load(&qp->state) != IBV_QPS_RTS)
+		return false;
+	struct request *request = request_at(tx, tx->next);
+	if (!request->failed) {
+		unsigned access = is_outbound(request) ? IBV_ACCESS_LOCAL_WRITE : 0;
+		if (!sges_ok(qp->ibv.pd, request->sges, request->sge_count, access))
+			request->failed = IBV_WC_LOC_PROT_ERR;
+	}
+	if (request->failed) {
+		/* Those before it have nothing to do with that: they complete first. */
+		if (tx->head == tx->next)
+			fail(tx);
+		else
+			tx->signalled_upto = tx->next;
+		return false;
+	}
+	if (request->flags & IBV_SEND_FENCE && tx->outbound_tail - tx->outbound_head > tx->acks)
+		return false;
+	return !is_outbound(request) || has_outbound_room(qp);
+}
+
+static void
+request_sent(struct qp *qp, const struct request *request)
+{
+	struct sender *tx = &qp->tx;
+	tx->next++;
+	tx->offset = 0;
+	tx->imm_sent = false;
+	tx->bytes_unasked += request->length + FPDU_HEAD_MAX;
+	if (request->flags & IBV_SEND_SIGNALED || qp->init.sq_sig_all)
+		tx->signalled_upto = tx->next;
+}
+
+static void
+send_imm(struct qp *qp, struct request *request, uint32_t of)
+{
+	uint8_t bytes[IMMEDIATE_SIZE];
+	memcpy(bytes, &request->imm, 4);
+	__be32 word = htobe32(of);
+	memcpy(bytes + 4, &word, 4);
+	bool is_last = of != IMM_OF_SEND;
+	request->msn = qp->tx.send_msn;
+	out_control(qp,
+		    is_last && request->flags & IBV_SEND_SOLICITED ? RDMAP_IMMEDIATE_SE
+								   : RDMAP_IMMEDIATE,
+		    QN_SEND, qp->tx.send_msn++, bytes, sizeof(bytes));
+	qp->tx.imm_sent = true;
+}
+
+static uint8_t
+send_opcode(const struct request *request)
+{
+	bool solicited = request->flags & IBV_SEND_SOLICITED;
+	if (request->opcode == IBV_WR_SEND_WITH_INV)
+		return solicited ? RDMAP_SEND_SE_INVALIDATE : RDMAP_SEND_INVALIDATE;
+	return solicited ? RDMAP_SEND_SE : RDMAP_SEND;
+}
+
+static void
+request_outbound(struct qp *qp, struct request *request)
+{
+	struct sender *tx = &qp->tx;
+	request->msn = tx->read_msn;
+	if (request->opcode == IBV_WR_RDMA_READ) {
+		struct read_request read = {
+			.sink_stag = request->sge_count ? request->sges[0].lkey : 0,
+			.sink_to = request->sge_count ? request->sges[0].addr : 0,
+			.size = request->length,
+			.source_stag = request->rkey,
+			.source_to = request->remote_address};
+		out_read_request(qp, &read);
+		add_outbound(tx, OUTBOUND_READ, tx->next + 1);
+	} else {
+		bool adds = request->opcode == IBV_WR_ATOMIC_FETCH_AND_ADD;
+		struct atomic_request atomic = {
+			.operation = adds ? ATOMIC_FETCH_ADD : ATOMIC_COMPARE_SWAP,
+			.request_id = tx->next,
+			.stag = request->rkey,
+			.to = request->remote_address,
+			.add_swap = adds ? request->compare_add : request->swap,
+			.add_swap_mask = adds ? 0 : UINT64_MAX,
+			.compare = adds ? 0 : request->compare_add,
+			.compare_mask = adds ? 0 : UINT64_MAX};
+		uint8_t bytes[ATOMIC_REQUEST_SIZE];
+		atomic_request_encode(bytes, &atomic);
+		out_control(qp, RDMAP_ATOMIC_REQUEST, QN_READ_REQUEST, tx->read_msn++, bytes,
+			    sizeof(bytes));
+		add_outbound(tx, OUTBOUND_ATOMIC, tx->next + 1);
+	}
+	request_sent(qp, request);
+	tx->bytes_unasked = 0;
+}
+
+/* The next FPDU of a Write or a Send. */
+static void
+request_segment(struct qp *qp, struct request *request)
+{
+	struct sender *tx = &qp->tx;
+	bool is_write = request->opcode == IBV_WR_RDMA_WRITE ||
+			request->opcode == IBV_WR_RDMA_WRITE_WITH_IMM;
+	if (request->opcode == IBV_WR_SEND_WITH_IMM && !tx->imm_sent) {
+		send_imm(qp, request, IMM_OF_SEND);
+		return;
+	}
+	if (is_write && tx->imm_sent) {
+		/* The data has gone: what is left is what tells of it. */
+		tx->imm_sent = false;
+		send_imm(qp, request, request->length);
+		request_sent(qp, request);
+		return;
+	}
+	uint32_t size = request->length - tx->offset;
+	if (size > SEGMENT_MAX)
+		size = SEGMENT_MAX;
+	struct piece pieces[OUT_SEGMENTS];
+	int count = 0;
+	if (request->inline_data) {
+		if (size > OUT_COPIED) {
+			pieces[0] = (struct piece){.bytes = request->inline_data + tx->offset,
+						   .length = size};
+			count = 1;
+		}
+	} else if (size) {
+		count = sge_pieces(qp->ibv.pd, request->sges, request->sge_count, tx->offset, size,
+				   0, pieces, OUT_SEGMENTS, &size);
+		if (count < 0) {
+			request->failed = IBV_WC_LOC_PROT_ERR;
+			fail(tx);
+			return;
+		}
+	}
+	struct fpdu_head head = {.tagged = is_write,
+				 .last = tx->offset + size == request->length,
+				 .payload = (uint16_t)size};
+	if (is_write) {
+		head.opcode = RDMAP_WRITE;
+		head.stag = request->rkey;
+		head.to = request->remote_address + tx->offset;
+	} else {
+		head.opcode = send_opcode(request);
+		head.stag = request->invalidate;
+		head.qn = QN_SEND;
+		head.msn = request->msn = tx->send_msn;
+		head.mo = tx->offset;
+	}
+	struct out *out = out_new(tx, &head);
+	if (request->inline_data && !count) {
+		out_append(out, request->inline_data + tx->offset, size);
+		out_finish(qp, out, 0);
+	} else {
+		out_payload(qp, out, pieces, (unsigned)count, size);
+	}
+	if (!request->inline_data)
+		pieces_put(pieces, (unsigned)count);
+	tx->offset += size;
+	if (!head.last)
+		return;
+	if (!is_write)
+		tx->send_msn++;
+	if (request->opcode == IBV_WR_RDMA_WRITE_WITH_IMM)
+		tx->imm_sent = true;
+	else
+		request_sent(qp, request);
+}
+
+void
+sender_bare(struct qp *qp, const struct fpdu_head *head)
+{
+	out_finish(qp, out_new(&qp->tx, head), 0);
+}
+
+void
+sender_ask(struct qp *qp)
+{
+	struct sender *tx = &qp->tx;
+	out_read_request(qp, &(struct read_request){0});
+	add_outbound(tx, OUTBOUND_ACK, tx->next);
+	tx->acks++;
+}
+
+static void
+ask_for_ack(struct qp *qp)
+{
+	struct sender *tx = &qp->tx;
+	bool is_wanted = (int32_t)(tx->signalled_upto - tx->acked_upto) > 0 ||
+			 /* Those that want no completion must retire as well. */
+			 2 * (tx->next - tx->acked_upto) > tx->limit;
+	if (!is_wanted || tx->offset || tx->imm_sent || !has_outbound_room(qp) ||
+	    tx->acks >= ASK_MAX || (tx->acks && tx->bytes_unasked < ASK_BYTES))
+		return;
+	sender_ask(qp);
+}
+
+/* Make FPDUs as long as there is room for them. */
+static void
+fill(struct qp *qp)
+{
+	struct sender *tx = &qp->tx;
+	while (tx->out_tail - tx->out_head < OUT_RING && !tx->has_failed) {
+		bool responds = tx->inbound_head != tx->inbound_tail;
+		if (tx->response_offset) {
+			respond(qp);
+		} else if (tx->offset || tx->imm_sent) {
+			request_segment(qp, request_at(tx, tx->next));
+		} else if (responds && !tx->turn) {
+			tx->turn = true;
+			respond(qp);
+		} else if (may_start(qp)) {
+			struct request *request = request_at(tx, tx->next);
+			tx->turn = false;
+			if (is_outbound(request))
+				request_outbound(qp, request);
+			else
+				request_segment(qp, request);
+			if (tx->bytes_unasked >= ASK_BYTES &&
+			    tx->out_tail - tx->out_head < OUT_RING)
+				ask_for_ack(qp);
+		} else if (responds) {
+			respond(qp);
+		} else {
+			ask_for_ack(qp);
+			break;
+		}
+	}
+}
+
+/* ---- the socket ---- */
+
+/* What of the oldest FPDU is left to send, as iovecs. */
+static unsigned
+iovecs_of(const struct out *out, uint32_t skip, struct iovec *iovecs)
+{
+	unsigned count = 0;
+	struct iovec all[OUT_SEGMENTS + 2];
+	unsigned parts = 0;
+	if (out->segment_count) {
+		all[parts++] = (struct iovec){(void *)out->bytes, out->head};
+		for (unsigned i = 0; i < out->segment_count; i++)
+			all[parts++] = out->segments[i];
+		all[parts++] = (struct iovec){(void *)(out->bytes + out->head), out->tail};
+	} else {
+		all[parts++] = (struct iovec){(void *)out->bytes, (size_t)out->head + out->tail};
+	}
+	for (unsigned i = 0; i < parts; i++) {
+		if (skip >= all[i].iov_len) {
+			skip -= (uint32_t)all[i].iov_len;
+			continue;
+		}
+		iovecs[count].iov_base = (char *)all[i].iov_base + skip;
+		iovecs[count++].iov_len = all[i].iov_len - skip;
+		skip = 0;
+	}
+	return count;
+}
+
+static bool
+may_resume(struct qp *qp, const struct out *out)
+{
+	uint16_t error;
+	if (!out->is_response || !out->segment_count)
+		return true;
+	/* The range was checked; the right to it may have been taken back. */
+	struct mr *mr = mr_get(qp->ibv.pd, out->rkey, 0, 0, 0, &error);
+	if (mr)
+		mr_put(mr);
+	return error != ERROR_INVALID_STAG;
+}
+
+static void
+transmit(struct qp *qp)
+{
+	struct sender *tx = &qp->tx;
+	struct iovec iovecs[IOVECS];
+	unsigned count = 0;
+	size_t size = 0;
+	for (uint32_t i = tx->out_head; i != tx->out_tail; i++) {
+		const struct out *out = &tx->outs[i % OUT_RING];
+		uint32_t skip = i == tx->out_head ? tx->out_sent : 0;
+		if (count + OUT_SEGMENTS + 2 > IOVECS)
+			break;
+		if (!may_resume(qp, out)) {
+			fail(tx);
+			return;
+		}
+		count += iovecs_of(out, skip, iovecs + count);
+		size += out->size - skip;
+	}
+	struct msghdr message = {.msg_iov = iovecs, .msg_iovlen = count};
+	ssize_t sent = sendmsg(qp->source.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (sent < 0) {
+		if (errno == EINTR)
+			return;
+		if (errno != EAGAIN && errno != EWOULDBLOCK && errno != ENOBUFS) {
+			fail(tx);
+			return;
+		}
+		sent = 0;
+	}
+	size_t left = (size_t)sent;
+	while (left) {
+		const struct out *out = &tx->outs[tx->out_head % OUT_RING];
+		uint32_t rest = out->size - tx->out_sent;
+		if (left < rest) {
+			tx->out_sent += (uint32_t)left;
+			break;
+		}
+		left -= rest;
+		tx->out_sent = 0;
+		tx->out_head++;
+	}
+	if ((size_t)sent < size) {
+		tx->blocked = true;
+		(void)engine_change(&qp->source, EPOLLOUT, 0);
+	}
+}
+
+void
+sender_run(struct qp *qp)
+{
+	struct sender *tx = &qp->tx;
+	if (!qp->has_stream || tx->waits_first || tx->is_shut)
+		return;
+	atomic_store_explicit(&tx->owes, false, memory_order_relaxed);
+	while (!tx->blocked && !tx->has_failed) {
+		if (!tx->closes)
+			fill(qp);
+		if (tx->out_head == tx->out_tail || tx->has_failed)
+			break;
+		transmit(qp);
+	}
+	if (tx->closes && (tx->out_head == tx->out_tail || tx->has_failed)) {
+		tx->is_shut = true;
+		shutdown(qp->source.fd, SHUT_WR);
+	}
+}

@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * softrnic.h -- the device's objects, and what its files do for each other.
+ *
+ * Locks are taken in this order: a queue pair's receiver, its sender, a receive queue, a completion
+ * queue, a completion channel. None is held during a system call that can wait.
+ */
+#ifndef SOFTRNIC_SOFTRNIC_H
+#define SOFTRNIC_SOFTRNIC_H
+
+#include <infiniband/verbs.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "device.h"
+#include "engine.h"
+#include "wire.h"
+
+#define MAX_SGE 16
+#define MAX_INLINE 1024
+#define MAX_QUEUE 32768
+#define MAX_CQE (1 << 22)
+#define MAX_MESSAGE 0x80000000u
+
+#define container_of(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
+
+/* ---- devices and contexts (device.c, async.c) ---- */
+
+struct context {
+	struct verbs_context verbs;
+	pthread_mutex_t lock;
+	struct async_event *first, *last;
+};
+
+struct async_event {
+	struct ibv_async_event event;
+	struct async_event *next;
+};
+
+void async_init(struct context *context);
+/* What an object reported counts in *reported, which its destruction waits to be acknowledged. */
+void async_report(struct ibv_context *context, enum ibv_event_type type, void *object);
+/* Forget what was reported of an object and not yet fetched; returns how many. */
+unsigned async_forget(struct ibv_context *context, const void *object);
+/* One from a semaphore eventfd if there is one, whatever the program has set its fd to. */
+bool semaphore_take(int fd);
+
+/* ---- memory (memory.c) ---- */
+
+struct pd {
+	struct ibv_pd ibv;
+	_Atomic unsigned users;
+};
+
+struct mr {
+	struct ibv_mr ibv;
+	uint64_t iova;
+	unsigned access;
+	bool invalidated; /* by a Send with Invalidate: no remote access until registered anew */
+	_Atomic unsigned users;
+	struct mr *next; /* in its hash chain */
+};
+
+/* IBV_ACCESS_REMOTE_*, or 0: a local read. */
+struct mr *mr_get(struct ibv_pd *pd, uint32_t key, uint64_t address, uint64_t size, unsigned access,
+		  uint16_t *error);
+void mr_put(struct mr *mr);
+static inline void *
+mr_pointer(const struct mr *mr, uint64_t address)
+{
+	return (char *)mr->ibv.addr + (address - mr->iova);
+}
+/* By the other side. An enum wire_error, or 0. */
+uint16_t mr_invalidate(struct ibv_pd *pd, uint32_t key);
+/* A piece of a region, held until it is put. */
+struct piece {
+	struct mr *mr;
+	void *bytes;
+	uint32_t length;
+};
+
+/*
+ * Up to `count` pieces that cover at most `size` bytes of a segment list from `offset` on, which
+ * *covered tells. Returns how many, or -1: a segment may not be used so.
+ */
+int sge_pieces(struct ibv_pd *pd, const struct ibv_sge *sges, unsigned sge_count, uint32_t offset,
+	       uint32_t size, unsigned access, struct piece *pieces, unsigned count,
+	       uint32_t *covered);
+void pieces_put(const struct piece *pieces, unsigned count);
+/* Whether the local segments may be used so. */
+bool sges_ok(struct ibv_pd *pd, const struct ibv_sge *sges, unsigned count, unsigned access);
+
+/* ---- completion queues (cq.c, cq_ex.c) ---- */
+
+struct channel {
+	struct ibv_comp_channel ibv;
+	pthread_mutex_t lock;
+	struct cq *first, *last; /* with events not yet fetched */
+};
+
+#define DIRECT_QPS 4
+
+struct cq {
+	union {
+		struct ibv_cq ibv;
+		struct ibv_cq_ex ex;
+	};
+	pthread_mutex_t lock;
+	struct ibv_wc *entries;
+	uint32_t mask, head, tail;
+	enum { NOT_ARMED, ARMED_SOLICITED, ARMED } armed;
+	bool overrun;
+	_Atomic bool is_armed; /* read without the lock */
+	struct qp *qps[DIRECT_QPS];
+	unsigned qp_count;
+	unsigned empty_polls;
+	unsigned async_reported;
+	/* Under the channel's lock: */
+	unsigned pending_events, fetched_events;
+	struct cq *next_pending;
+	/* Extended: */
+	struct ibv_wc current;
+	uint64_t current_time;
+};
+
+void cq_push(struct ibv_cq *cq, const struct ibv_wc *wc, bool solicited);
+void cq_attach(struct ibv_cq *cq, struct qp *qp);
+void cq_detach(struct ibv_cq *cq, struct qp *qp);
+/* Forget the completions of a queue pair that goes away. */
+void cq_clean(struct ibv_cq *cq, uint32_t qp_num);
+int poll_cq(struct ibv_cq *cq, int count, struct ibv_wc *wcs);
+int req_notify_cq(struct ibv_cq *cq, int solicited_only);
+struct ibv_cq_ex *create_cq_ex(struct ibv_context *context, struct ibv_cq_init_attr_ex *attr);
+struct ibv_cq *cq_new(struct ibv_context *context, int cqe, void *cq_context,
+		      struct ibv_comp_channel *channel);
+int cq_take_one(struct cq *cq); /* into `current`; ENOENT: empty */
+
+/* ---- receive queues (receive_queue.c) ---- */
+
+struct receive {
+	uint64_t wr_id;
+	unsigned sge_count;
+	uint64_t size; /* of all segments */
+	struct ibv_sge sges[MAX_SGE];
+};
+
+struct receive_queue {
+	pthread_mutex_t lock;
+	unsigned mask, limit, max_sge;
+	uint32_t head, tail;
+	bool flushes; /* the queue pair is in the error state */
+	struct posted_receive {
+		uint64_t wr_id;
+		unsigned sge_count;
+	} * posted;
+	struct ibv_sge *sges; /* max_sge for each */
+};
+
+int receive_queue_init(struct receive_queue *rq, uint32_t max_wr, uint32_t max_sge);
+void receive_queue_fini(struct receive_queue *rq);
+/* 0, EINVAL, ENOMEM (full) or ECANCELED (flushes). */
+int receive_queue_post(struct receive_queue *rq, const struct ibv_recv_wr *wr);
+bool receive_queue_take(struct receive_queue *rq, struct receive *receive);
+uint32_t receive_queue_length(struct receive_queue *rq);
+
+struct srq {
+	struct ibv_srq ibv;
+	struct receive_queue rq;
+	uint32_t limit_event; /* armed: report when fewer are posted */
+	unsigned async_reported;
+	_Atomic unsigned users;
+	pthread_mutex_t stalled_lock;
+	/* Queue pairs whose peers' messages wait for a receive. */
+	struct qp *first_stalled, *last_stalled;
+	_Atomic unsigned stalled_count;
+};
+
+struct ibv_srq *create_srq_ex(struct ibv_context *context, struct ibv_srq_init_attr_ex *attr);
+int get_srq_num(struct ibv_srq *srq, uint32_t *number);
+int post_srq_recv(struct ibv_srq *srq, struct ibv_recv_wr *wr, struct ibv_recv_wr **bad);
+bool srq_take(struct srq *srq, struct receive *receive);
+void srq_stall(struct srq *srq, struct qp *qp);
+void srq_unstall(struct srq *srq, struct qp *qp);
+
+/* ---- queue pairs (qp.c, post.c, post_ex.c, sender.c, receiver.c) ---- */
+
+struct request {
+	uint64_t wr_id;
+	enum ibv_wr_opcode opcode;
+	unsigned flags; /* enum ibv_send_flags */
+	__be32 imm;
+	uint32_t invalidate;
+	uint64_t remote_address;
+	uint32_t rkey;
+	uint32_t length;
+	uint64_t compare_add, swap;
+	uint32_t msn;              /* of a send, once on its way */
+	enum ibv_wc_status failed; /* found wanting when its turn came */
+	unsigned sge_count;        /* 0: inline data, or none */
+	struct ibv_sge *sges;
+	uint8_t *inline_data;
+};
+
+/* One FPDU on its way to the socket. */
+#define OUT_BYTES 240
+#define OUT_COPIED 160 /* payload up to this size is copied behind the header */
+#define OUT_SEGMENTS 4
+struct out {
+	uint8_t bytes[OUT_BYTES]; /* header, copied payload, padding and CRC */
+	uint16_t head, tail;      /* bytes before and behind the segments */
+	uint32_t size;            /* all of it */
+	uint8_t segment_count;
+	bool is_response;
+	uint32_t rkey; /* of a response's source: it may be taken back on the way */
+	struct iovec segments[OUT_SEGMENTS];
+};
+#define OUT_RING 16
+
+/* An inbound read or atomic, to be answered. */
+struct inbound {
+	bool is_atomic;
+	struct read_request read;
+	uint32_t request_id;
+	uint64_t original;
+};
+
+/* An outbound read, atomic, or zero-length read that acknowledges what was sent before it. */
+struct outbound {
+	enum { OUTBOUND_READ, OUTBOUND_ATOMIC, OUTBOUND_ACK } kind;
+	uint32_t request; /* position in the send queue: what is before it has been processed */
+};
+
+struct sender {
+	pthread_mutex_t lock;
+	/* The send queue: positions count up; [head, next) sent and not completed, [next, tail)
+	 * not. */
+	struct request *requests;
+	uint32_t mask, head, next, tail;
+	uint32_t limit; /* as many requests may be posted at once */
+	struct ibv_sge *sges;
+	uint8_t *inline_data;
+	uint32_t offset; /* of requests[next], already on its way */
+	bool imm_sent;   /* of requests[next]: of a Send, on its way; of a Write, next */
+	bool turn;       /* a response has gone last */
+	uint32_t send_msn, read_msn, atomic_response_msn, terminate_msn;
+	/* FPDUs: [out_head, out_tail). */
+	struct out *outs;
+	uint32_t out_head, out_tail;
+	uint32_t out_sent; /* bytes of outs[out_head] */
+	/* Inbound requests to answer. */
+	struct inbound *inbounds;
+	uint32_t inbound_head, inbound_tail, inbound_size;
+	uint32_t response_offset;
+	/* Outbound requests not answered. */
+	struct outbound *outbounds;
+	uint32_t outbound_head, outbound_tail, outbound_size;
+	unsigned acks;           /* outstanding zero-length reads */
+	uint32_t acked_upto;     /* position up to which an answer is asked for */
+	uint32_t signalled_upto; /* 1 + the last request on its way that wants a completion */
+	uint32_t bytes_unasked;  /* sent since an answer was asked for */
+	bool blocked;            /* the socket takes no more for now */
+	bool waits_first;        /* a responder that must not send yet */
+	bool closes;             /* shut down once all is out */
+	bool is_shut;
+	bool has_failed;   /* the socket or a local segment: break the stream */
+	_Atomic bool owes; /* acknowledgements put off, to go out with something else */
+	unsigned owed_rounds;
+};
+
+#define IN_BUFFER 8192
+enum receiver_state { IN_HEAD, IN_PAYLOAD, IN_TRAILER, IN_STALLED, IN_OVER };
+
+struct receiver {
+	pthread_mutex_t lock;
+	uint8_t *buffer;
+	uint32_t start, end;
+	_Atomic int state; /* enum receiver_state; read without the lock */
+	struct fpdu_head head;
+	uint32_t placed;  /* of head.payload */
+	uint32_t trailer; /* padding and CRC */
+	uint32_t crc;
+	uint32_t send_msn, read_msn, atomic_response_msn; /* the next ones expected */
+	bool has_receive;
+	struct receive receive;
+	uint32_t received; /* of the message under way into it */
+	bool has_imm;      /* for the send that follows */
+	uint32_t imm;
+	uint32_t read_placed; /* of the read response under way */
+};
+
+struct qp {
+	union {
+		struct ibv_qp ibv;
+		struct ibv_qp_ex ex;
+	};
+	struct source source; /* the stream's socket; references keep the memory */
+	_Atomic int state;    /* enum ibv_qp_state */
+	struct ibv_qp_init_attr init;
+	bool is_ex;
+	bool has_stream;
+	bool crc;
+	bool first_awaited;
+	unsigned access;
+	uint16_t ird, ord;
+	struct sender tx;
+	struct receiver rx;
+	struct receive_queue rq; /* where there is no SRQ */
+	unsigned async_reported;
+	bool cq_attached;
+	/* Under the SRQ's stalled_lock: */
+	bool is_stalled;
+	struct qp *next_stalled;
+	/* Events for the connection manager. */
+	pthread_mutex_t events_lock;
+	struct stream_events events;
+	_Atomic bool owes_established, owes_ended;
+	/* ibv_wr_*: the batch under way, held under tx.lock. */
+	uint32_t batch_tail;
+	int batch_error;
+	struct request *batch_request;
+	struct qp *next_in_table;
+};
+
+static inline struct qp *
+to_qp(struct ibv_qp *qp)
+{
+	return container_of(qp, struct qp, ibv);
+}
+
+int post_send(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_send_wr **bad);
+int post_recv(struct ibv_qp *qp, struct ibv_recv_wr *wr, struct ibv_recv_wr **bad);
+struct ibv_qp *create_qp_ex(struct ibv_context *context, struct ibv_qp_init_attr_ex *attr);
+int post_ex_init(struct qp *qp, uint64_t operations); /* EOPNOTSUPP */
+
+/* The next place in the send queue, or NULL: full. With tx.lock. */
+struct request *request_new(struct qp *qp);
+/* 0 or EINVAL; `request` has its opcode and lengths. */
+int request_check(const struct qp *qp, const struct request *request);
+/* A request of a queue pair in the error state. With tx.lock. */
+void request_flush(struct qp *qp, const struct request *request, enum ibv_wc_status status);
+/* What posting ends with, after tx.lock is let go. */
+void post_done(struct qp *qp);
+
+void qp_get(struct qp *qp);
+void qp_release(struct qp *qp);
+/*
+ * End the stream: to the error state, everything posted is flushed. `error`: the Terminate to send,
+ * with what offended; 0: none. `is_over`: nothing more can come. Without any of the queue pair's
+ * locks, or with rx.lock.
+ */
+void qp_break(struct qp *qp, const struct terminate *terminate, bool is_over);
+void qp_break_receiving(struct qp *qp, const struct terminate *terminate, bool is_over);
+/* The sender has met a failure: with rx.lock. */
+void qp_break_failed(struct qp *qp);
+/* It owes an acknowledgement, which is to go out soon whatever the program does. With tx.lock. */
+void qp_owes(struct qp *qp);
+/* Events that have become due, once no lock is held. */
+void qp_tell(struct qp *qp);
+
+/* Send what can be sent. With tx.lock. */
+void sender_run(struct qp *qp);
+/* An answer to the oldest outbound request has come: complete all up to it. With tx.lock. */
+void sender_answered(struct qp *qp);
+/* Complete requests before `position` successfully, as far as they are on their way. */
+void sender_complete(struct qp *qp, uint32_t position);
+void sender_flush(struct qp *qp);
+/* An FPDU without payload, and a zero-length read. */
+void sender_bare(struct qp *qp, const struct fpdu_head *head);
+void sender_ask(struct qp *qp);
+bool sender_add_inbound(struct qp *qp, const struct inbound *inbound);
+void sender_terminate(struct qp *qp, const struct terminate *terminate);
+/* The request that a Terminate speaks of fails, all before it are done. */
+void sender_terminated(struct qp *qp, const struct terminate *terminate);
+enum served_by { BY_PROGRESS, BY_POLLER };
+/* Receive what is there. Takes rx.lock, or returns at once when another thread has it. */
+void receiver_run(struct qp *qp, enum served_by by);
+/* A receive has been posted: go on where the lack of one had stopped it. */
+void receiver_kick(struct qp *qp);
+
+#endif
