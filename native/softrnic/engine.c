@@ -20,6 +20,8 @@
 /* How long the progress thread steps aside at a time, and how often a poller polls in that. */
 #define ASIDE_NS 500000
 #define ASIDE_POLLS 16
+/* How long what is owed waits for something to travel with. */
+#define MOMENT_NS 30000
 /* A program that does not live up to its polling gets no such respect for that long. */
 #define DISTRUST_NS 10000000
 /* So many times aside without anything happening, and the progress thread sleeps for good. */
@@ -56,6 +58,10 @@ static _Atomic unsigned other_waiters;
 static _Atomic unsigned waits_ended;
 static _Atomic uint32_t wakes;
 static _Atomic bool sleeps_for_good;
+/* The progress thread has stepped aside for a moment, after which it looks at what is owed. */
+static _Atomic bool is_aside;
+static _Atomic bool is_owing;
+static __thread bool is_progress_thread;
 
 int64_t
 engine_now(void)
@@ -166,11 +172,9 @@ serve_deadlines(void)
 
 /* ---- serving ---- */
 
-static int
-serve(int timeout_ms)
+static void
+handle(const struct epoll_event *events, int count)
 {
-	struct epoll_event events[EVENTS_AT_ONCE];
-	int count = epoll_wait(engine.epfd, events, EVENTS_AT_ONCE, timeout_ms);
 	for (int i = 0; i < count; i++) {
 		if (events[i].data.u64 == WAKE_UP) {
 			eventfd_t value;
@@ -191,14 +195,31 @@ serve(int timeout_ms)
 		source->ready(source, events[i].events);
 		source_put(source);
 	}
-	return count;
+}
+
+static void
+serve(int timeout_ms)
+{
+	struct epoll_event events[EVENTS_AT_ONCE];
+	handle(events, epoll_wait(engine.epfd, events, EVENTS_AT_ONCE, timeout_ms));
+}
+
+static void
+serve_shortly(void)
+{
+	struct epoll_event events[EVENTS_AT_ONCE];
+	struct pollfd pollfd = {.fd = engine.epfd, .events = POLLIN};
+	struct timespec moment = {.tv_nsec = MOMENT_NS};
+	/* epoll_wait() itself knows milliseconds only, before glibc 2.35. */
+	if (ppoll(&pollfd, 1, &moment, NULL) > 0)
+		handle(events, epoll_wait(engine.epfd, events, EVENTS_AT_ONCE, 0));
 }
 
 void
 engine_poll(void)
 {
 	if (engine.epfd >= 0)
-		(void)serve(0);
+		serve(0);
 }
 
 void
@@ -218,6 +239,21 @@ void
 engine_on_idle(void (*idle)(void))
 {
 	engine.idle = idle;
+}
+
+bool
+engine_owe(void)
+{
+	atomic_store(&is_owing, true);
+	return is_progress_thread || atomic_load(&is_aside);
+}
+
+static void
+pay(void)
+{
+	if (atomic_load_explicit(&is_owing, memory_order_relaxed) &&
+	    atomic_exchange(&is_owing, false))
+		engine.idle();
 }
 
 /* ---- waiting ---- */
@@ -241,14 +277,13 @@ engine_wait(int fd)
 		return wait_plainly(fd);
 	struct pollfd fds[2] = {{.fd = fd, .events = POLLIN},
 				{.fd = engine.epfd, .events = POLLIN}};
-	if (engine.idle)
-		engine.idle();
+	pay();
 	int ret;
 	for (;;) {
 		ret = poll(fds, 2, -1);
 		if (ret < 0 || fds[0].revents)
 			break;
-		(void)serve(0);
+		serve(0);
 	}
 	int failure = errno;
 	atomic_store(&serving_waiter, 0);
@@ -268,6 +303,14 @@ sleep_at_most(int64_t ns, uint32_t expected)
 	syscall(SYS_futex, &wakes, FUTEX_WAIT_PRIVATE, expected, &timeout, NULL, 0);
 }
 
+static void
+sleep_aside(uint32_t expected)
+{
+	atomic_store(&is_aside, true);
+	sleep_at_most(ASIDE_NS, expected);
+	atomic_store(&is_aside, false);
+}
+
 /* Step aside while the program's own threads serve. Returns whether they did. */
 static bool
 step_aside(void)
@@ -280,9 +323,10 @@ step_aside(void)
 		idle_rounds = ended == waits_seen ? idle_rounds + 1 : 0;
 		waits_seen = ended;
 		if (idle_rounds < ASIDE_IDLE) {
-			sleep_at_most(ASIDE_NS, woken);
+			sleep_aside(woken);
 			return true;
 		}
+		pay();
 		atomic_store(&sleeps_for_good, true);
 		if (atomic_load(&serving_waiter) && atomic_load(&waits_ended) == ended) {
 			int64_t next = engine.next_deadline;
@@ -297,7 +341,7 @@ step_aside(void)
 	if (!engine_is_polled() || engine_now() < distrusts_until)
 		return false;
 	unsigned before = atomic_load_explicit(&polls, memory_order_relaxed);
-	sleep_at_most(ASIDE_NS, woken);
+	sleep_aside(woken);
 	if (atomic_load(&serving_waiter))
 		return true;
 	if (atomic_load_explicit(&polls, memory_order_relaxed) - before < ASIDE_POLLS) {
@@ -311,21 +355,26 @@ static void *
 progress(void *unused)
 {
 	(void)unused;
+	is_progress_thread = true;
 	prctl(PR_SET_NAME, "softrnic");
 	prctl(PR_SET_TIMERSLACK, 1000);
 	for (;;) {
 		int64_t next = serve_deadlines();
 		bool aside = step_aside();
-		if (engine.idle)
-			engine.idle();
 		int timeout = -1;
 		if (aside) {
+			pay();
 			timeout = 0;
+		} else if (atomic_load(&is_owing)) {
+			/* It travels with what the program sends in this moment, or goes alone. */
+			serve_shortly();
+			pay();
+			continue;
 		} else if (next) {
 			int64_t left = next - engine_now();
 			timeout = left <= 0 ? 0 : (int)((left + 999999) / 1000000);
 		}
-		(void)serve(timeout);
+		serve(timeout);
 	}
 	return NULL;
 }

@@ -66,7 +66,11 @@ bool engine_is_polled(void);
  * with errno: EINTR.
  */
 int engine_wait(int fd);
-/* Called by the progress thread now and then: what the program's threads may have left undone. */
+/*
+ * Something small is owed to a peer, and may wait a moment for something to travel with. Returns
+ * whether the progress thread will call `idle` soon; if not, the caller pays at once.
+ */
+bool engine_owe(void);
 void engine_on_idle(void (*idle)(void));
 
 /* A file descriptor to be closed in a forked child, where it would keep a connection alive. */

@@ -21,8 +21,6 @@ static struct {
 	uint32_t next_number;
 } table = {.lock = PTHREAD_MUTEX_INITIALIZER, .next_number = 2};
 
-static _Atomic unsigned owing; /* queue pairs with acknowledgements put off */
-
 /* ---- look-up ---- */
 
 static struct qp **
@@ -88,11 +86,11 @@ qp_release(struct qp *qp)
 
 /* ---- acknowledgements put off ---- */
 
-void
+bool
 qp_owes(struct qp *qp)
 {
 	atomic_store(&qp->tx.owes, true);
-	atomic_store(&owing, 1);
+	return engine_owe();
 }
 
 static void
@@ -108,8 +106,6 @@ pay(struct qp *qp)
 static void
 pay_all(void)
 {
-	if (!atomic_exchange(&owing, 0))
-		return;
 	for (unsigned i = 0; i < TABLE_SIZE; i++) {
 		struct qp *owers[16];
 		unsigned count = 0;
@@ -118,7 +114,7 @@ pay_all(void)
 			if (!atomic_load(&qp->tx.owes))
 				continue;
 			if (count == 16) {
-				atomic_store(&owing, 1); /* next time */
+				(void)engine_owe(); /* the others next time */
 				break;
 			}
 			qp_get(qp);
@@ -208,6 +204,9 @@ qp_break_receiving(struct qp *qp, const struct terminate *terminate, bool is_ove
 	is_first = atomic_exchange(&qp->state, IBV_QPS_ERR) != IBV_QPS_ERR;
 	qp->ibv.state = IBV_QPS_ERR;
 	if (is_first) {
+		/* What has come in is answered, as the peer may count on it. */
+		if (qp->has_stream && !is_over && !terminate)
+			sender_run(qp);
 		sender_flush(qp);
 		if (qp->has_stream && !is_over) {
 			sender_terminate(qp, terminate);
@@ -463,7 +462,7 @@ allocate_queues(struct qp *qp)
 	if (!cap->max_send_wr)
 		cap->max_send_wr = 1;
 	qp->tx.mask = size - 1;
-	qp->tx.limit = cap->max_send_wr;
+	qp->tx.limit = cap->max_send_wr = size; /* at least what was asked for */
 	qp->tx.requests = calloc(size, sizeof(*qp->tx.requests));
 	qp->tx.sges = calloc((size_t)size * cap->max_send_sge, sizeof(*qp->tx.sges));
 	qp->tx.inline_data =

@@ -757,10 +757,12 @@ answer(struct qp *qp, enum served_by by)
 			    (by == BY_POLLER || engine_is_polled());
 		if (owed && !atomic_load_explicit(&tx->owes, memory_order_relaxed)) {
 			tx->owed_rounds = 0;
-			qp_owes(qp);
-		} else if (!owed || ++tx->owed_rounds >= OWED_ROUNDS) {
-			sender_run(qp);
+			owed = qp_owes(qp);
+		} else if (++tx->owed_rounds >= OWED_ROUNDS) {
+			owed = false;
 		}
+		if (!owed)
+			sender_run(qp);
 	}
 	pthread_mutex_unlock(&tx->lock);
 }

@@ -106,7 +106,7 @@ is_about(const struct request *request, const struct terminate *terminate)
 	case IBV_WR_RDMA_WRITE_WITH_IMM:
 		if (head->tagged)
 			return head->stag == request->rkey && head->to >= request->remote_address &&
-			       head->to - request->remote_address <= request->length;
+			       head->to - request->remote_address < request->length;
 		return request->opcode == IBV_WR_RDMA_WRITE_WITH_IMM && head->qn == QN_SEND &&
 		       head->msn == request->msn;
 	case IBV_WR_RDMA_READ:

@@ -355,8 +355,11 @@ void qp_break(struct qp *qp, const struct terminate *terminate, bool is_over);
 void qp_break_receiving(struct qp *qp, const struct terminate *terminate, bool is_over);
 /* The sender has met a failure: with rx.lock. */
 void qp_break_failed(struct qp *qp);
-/* It owes an acknowledgement, which is to go out soon whatever the program does. With tx.lock. */
-void qp_owes(struct qp *qp);
+/*
+ * It owes an acknowledgement, which is to go out soon whatever the program does. False: somebody
+ * has to send it now. With tx.lock.
+ */
+bool qp_owes(struct qp *qp);
 /* Events that have become due, once no lock is held. */
 void qp_tell(struct qp *qp);
 
