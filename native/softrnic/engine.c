@@ -7,27 +7,32 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 /* How long after its last poll a program is taken to be polling. */
 #define POLLED_NS 200000
+/* Whether it will see by itself what has come for it, and perhaps answer at once. */
+#define ATTENTIVE_NS 20000000
 /* How long the progress thread steps aside at a time, and how often a poller polls in that. */
-#define ASIDE_NS 500000
-#define ASIDE_POLLS 16
-/* How long what is owed waits for something to travel with. */
-#define MOMENT_NS 30000
+#define ASIDE_NS 200000
+#define ASIDE_POLLS 8
+/* The same when a poller was met at the very socket. */
+#define STEP_BACK_NS 50000
 /* A program that does not live up to its polling gets no such respect for that long. */
-#define DISTRUST_NS 10000000
+#define DISTRUST_NS 2000000
 /* So many times aside without anything happening, and the progress thread sleeps for good. */
 #define ASIDE_IDLE 4
 
 #define EVENTS_AT_ONCE 16
+#define SLICE_NS 100000
 
 static struct {
 	pthread_mutex_t lock;
@@ -62,6 +67,7 @@ static _Atomic bool sleeps_for_good;
 static _Atomic bool is_aside;
 static _Atomic bool is_owing;
 static __thread bool is_progress_thread;
+static __thread bool steps_back;
 
 int64_t
 engine_now(void)
@@ -209,7 +215,7 @@ serve_shortly(void)
 {
 	struct epoll_event events[EVENTS_AT_ONCE];
 	struct pollfd pollfd = {.fd = engine.epfd, .events = POLLIN};
-	struct timespec moment = {.tv_nsec = MOMENT_NS};
+	struct timespec moment = {.tv_nsec = ENGINE_OWED_NS};
 	/* epoll_wait() itself knows milliseconds only, before glibc 2.35. */
 	if (ppoll(&pollfd, 1, &moment, NULL) > 0)
 		handle(events, epoll_wait(engine.epfd, events, EVENTS_AT_ONCE, 0));
@@ -229,10 +235,16 @@ engine_polled(void)
 	atomic_fetch_add_explicit(&polls, 1, memory_order_relaxed);
 }
 
-bool
-engine_is_polled(void)
+static int64_t
+since_polled(void)
 {
-	return engine_now() - atomic_load_explicit(&last_polled, memory_order_relaxed) < POLLED_NS;
+	return engine_now() - atomic_load_explicit(&last_polled, memory_order_relaxed);
+}
+
+bool
+engine_is_attended(void)
+{
+	return since_polled() < ATTENTIVE_NS;
 }
 
 void
@@ -246,6 +258,12 @@ engine_owe(void)
 {
 	atomic_store(&is_owing, true);
 	return is_progress_thread || atomic_load(&is_aside);
+}
+
+void
+engine_step_back(void)
+{
+	steps_back = is_progress_thread;
 }
 
 static void
@@ -304,10 +322,10 @@ sleep_at_most(int64_t ns, uint32_t expected)
 }
 
 static void
-sleep_aside(uint32_t expected)
+sleep_aside(int64_t ns, uint32_t expected)
 {
 	atomic_store(&is_aside, true);
-	sleep_at_most(ASIDE_NS, expected);
+	sleep_at_most(ns, expected);
 	atomic_store(&is_aside, false);
 }
 
@@ -323,7 +341,7 @@ step_aside(void)
 		idle_rounds = ended == waits_seen ? idle_rounds + 1 : 0;
 		waits_seen = ended;
 		if (idle_rounds < ASIDE_IDLE) {
-			sleep_aside(woken);
+			sleep_aside(ASIDE_NS, woken);
 			return true;
 		}
 		pay();
@@ -338,10 +356,15 @@ step_aside(void)
 		return true;
 	}
 	idle_rounds = 0;
-	if (!engine_is_polled() || engine_now() < distrusts_until)
+	if (steps_back) {
+		steps_back = false;
+		sleep_aside(STEP_BACK_NS, woken);
+		return true;
+	}
+	if (since_polled() >= POLLED_NS || engine_now() < distrusts_until)
 		return false;
 	unsigned before = atomic_load_explicit(&polls, memory_order_relaxed);
-	sleep_aside(woken);
+	sleep_aside(ASIDE_NS, woken);
 	if (atomic_load(&serving_waiter))
 		return true;
 	if (atomic_load_explicit(&polls, memory_order_relaxed) - before < ASIDE_POLLS) {
@@ -351,11 +374,30 @@ step_aside(void)
 	return true;
 }
 
+/*
+ * A program's thread that spins on memory keeps its processor until its time slice ends, unless who
+ * wakes up there asks for a shorter one (Linux 6.12 and later; harmless before).
+ */
+static void
+ask_for_short_slices(void)
+{
+	struct {
+		uint32_t size, policy;
+		uint64_t flags;
+		int32_t nice;
+		uint32_t priority;
+		uint64_t runtime, deadline, period;
+	} attributes = {.size = sizeof(attributes), .policy = SCHED_OTHER, .runtime = SLICE_NS};
+	attributes.nice = getpriority(PRIO_PROCESS, 0);
+	(void)syscall(SYS_sched_setattr, 0, &attributes, 0);
+}
+
 static void *
 progress(void *unused)
 {
 	(void)unused;
 	is_progress_thread = true;
+	ask_for_short_slices();
 	prctl(PR_SET_NAME, "softrnic");
 	prctl(PR_SET_TIMERSLACK, 1000);
 	for (;;) {

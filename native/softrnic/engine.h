@@ -59,13 +59,17 @@ int engine_usable(void);
 void engine_poll(void);
 /* The program polls, here and now: the progress thread leaves the sockets to it for a while. */
 void engine_polled(void);
-/* Whether the program has polled in the last moments, and so is likely to do so again. */
-bool engine_is_polled(void);
+/* Whether the program has polled lately, and so may answer soon to what has come for it. */
+bool engine_is_attended(void);
 /*
  * Wait until `fd` is readable, serving what comes meanwhile where no other thread does. 0, or -1
  * with errno: EINTR.
  */
 int engine_wait(int fd);
+/* Somebody else is at the socket already: the progress thread lets them. */
+void engine_step_back(void);
+/* How long what is owed waits for something to travel with. */
+#define ENGINE_OWED_NS 30000
 /*
  * Something small is owed to a peer, and may wait a moment for something to travel with. Returns
  * whether the progress thread will call `idle` soon; if not, the caller pays at once.

@@ -89,6 +89,7 @@ qp_release(struct qp *qp)
 bool
 qp_owes(struct qp *qp)
 {
+	qp->tx.owed_since = engine_now();
 	atomic_store(&qp->tx.owes, true);
 	return engine_owe();
 }
@@ -97,8 +98,12 @@ static void
 pay(struct qp *qp)
 {
 	pthread_mutex_lock(&qp->tx.lock);
-	if (atomic_load(&qp->tx.owes))
-		sender_run(qp);
+	if (atomic_load(&qp->tx.owes)) {
+		if (engine_now() - qp->tx.owed_since >= ENGINE_OWED_NS)
+			sender_run(qp);
+		else
+			(void)engine_owe(); /* it may still travel with something */
+	}
 	pthread_mutex_unlock(&qp->tx.lock);
 }
 

@@ -754,7 +754,7 @@ answer(struct qp *qp, enum served_by by)
 		bool owed = tx->inbound_tail - tx->inbound_head == 1 &&
 			    !tx->inbounds[tx->inbound_head % tx->inbound_size].is_atomic &&
 			    !tx->inbounds[tx->inbound_head % tx->inbound_size].read.size &&
-			    (by == BY_POLLER || engine_is_polled());
+			    (by == BY_POLLER || engine_is_attended());
 		if (owed && !atomic_load_explicit(&tx->owes, memory_order_relaxed)) {
 			tx->owed_rounds = 0;
 			owed = qp_owes(qp);
@@ -771,8 +771,11 @@ void
 receiver_run(struct qp *qp, enum served_by by)
 {
 	struct receiver *rx = &qp->rx;
-	if (pthread_mutex_trylock(&rx->lock))
+	if (pthread_mutex_trylock(&rx->lock)) {
+		/* To ask again and again would keep the processor from who has it. */
+		engine_step_back();
 		return;
+	}
 	if (qp->has_stream) {
 		if (rx->state == IN_OVER) {
 			drain(qp);

@@ -268,6 +268,7 @@ struct sender {
 	bool has_failed;   /* the socket or a local segment: break the stream */
 	_Atomic bool owes; /* acknowledgements put off, to go out with something else */
 	unsigned owed_rounds;
+	int64_t owed_since;
 };
 
 #define IN_BUFFER 8192
