@@ -115,6 +115,7 @@ struct rpmapy_cq {
 	struct ibv_wc
 		first_failure; /* the first failure that was not a flush: the cause of those */
 	bool has_failed;
+	_Atomic int64_t typical_wait; /* in ns: how long recent waits for a completion were */
 };
 
 struct rpmapy_srq {
@@ -235,6 +236,18 @@ int device_usable(void);
 /* ---- waits (wait.c) ---- */
 
 int64_t now_ns(void);
+
+/*
+ * Going to sleep and waking up takes longer than most completions do. So a wait polls at first, as
+ * long as recent waits suggest that it is worth it: wait_polls() until it says false, then sleep.
+ */
+struct polling {
+	int64_t began, until; /* 0: not yet */
+};
+
+bool wait_polls(struct polling *polling, const struct rpmapy_cq *cq);
+/* The wait is over, or goes on for very long. */
+void wait_learn(const struct polling *polling, struct rpmapy_cq *cq);
 int set_nonblocking(int fd);
 /* 0: ready (which: bits 0 and 1), RPMAPY_AGAIN, RPMAPY_E_TIMEOUT. A negative fd is left out. */
 int wait_readable(int fd, int other_fd, int64_t deadline, unsigned *ready);

@@ -206,10 +206,13 @@ rpmapy_cq_next_wc(struct rpmapy_cq *cq, int64_t deadline, struct rpmapy_wc *wc)
 		return ret;
 	call_begin();
 	int got = 0;
+	struct polling polling = {0};
 	for (;;) {
 		ret = get_wc(cq, 1, wc, &got);
 		if (ret != RPMA_E_NO_COMPLETION)
 			break;
+		if (wait_polls(&polling, cq))
+			continue;
 		if (cq->conn && cq->conn->channel_fd >= 0)
 			ret = conn_wait_completion_event(cq->conn, cq, deadline, NULL);
 		else
@@ -217,6 +220,7 @@ rpmapy_cq_next_wc(struct rpmapy_cq *cq, int64_t deadline, struct rpmapy_wc *wc)
 		if (ret)
 			break;
 	}
+	wait_learn(&polling, cq);
 	handle_leave(cq->owner);
 	return ret;
 }

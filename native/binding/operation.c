@@ -126,6 +126,7 @@ static int
 run(struct rpmapy_conn *conn, int64_t deadline)
 {
 	struct operation *op = &conn->operation;
+	struct polling polling = {0};
 	for (;;) {
 		bool full = false;
 		int ret = op->has_failed ? 0 : post_more(conn, op, &full);
@@ -137,12 +138,18 @@ run(struct rpmapy_conn *conn, int64_t deadline)
 			return ret;
 		if (op->has_failed && op->retired == op->posted)
 			return RPMAPY_E_COMPLETION;
-		if (op->retired == op->total)
+		if (op->retired == op->total) {
+			wait_learn(&polling, &conn->cq);
 			return 0;
+		}
 		if (!op->has_failed && op->posted < op->total &&
 		    op->posted - op->retired < window(conn) && (!full || op->retired > retired))
 			continue;
+		if (wait_polls(&polling, &conn->cq))
+			continue;
 		ret = conn_wait_completion_event(conn, &conn->cq, deadline, NULL);
+		if (ret == RPMAPY_AGAIN)
+			wait_learn(&polling, &conn->cq);
 		if (ret == RPMAPY_E_ENDED && op->has_failed)
 			return RPMAPY_E_COMPLETION;
 		if (ret)

@@ -5,7 +5,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <time.h>
+
+/* Polling begins with so much, and is given up where waits take longer than so much. */
+#define POLLING_MIN_NS (20 * 1000LL)
+#define POLLING_MAX_NS (500 * 1000LL)
 
 int64_t
 now_ns(void)
@@ -13,6 +18,43 @@ now_ns(void)
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+/* Whether another processor can work on the completion while this one polls. */
+static bool
+has_other_processors(void)
+{
+	static _Atomic int count;
+	int known = atomic_load_explicit(&count, memory_order_relaxed);
+	if (!known) {
+		cpu_set_t allowed;
+		known = sched_getaffinity(0, sizeof(allowed), &allowed) ? 1 : CPU_COUNT(&allowed);
+		atomic_store_explicit(&count, known, memory_order_relaxed);
+	}
+	return known > 1;
+}
+
+bool
+wait_polls(struct polling *polling, const struct rpmapy_cq *cq)
+{
+	int64_t now = now_ns();
+	if (!polling->began) {
+		int64_t typical = atomic_load_explicit(&cq->typical_wait, memory_order_relaxed);
+		polling->began = polling->until = now;
+		if (typical < POLLING_MAX_NS && has_other_processors())
+			polling->until += 2 * typical + POLLING_MIN_NS;
+	}
+	return now < polling->until;
+}
+
+void
+wait_learn(const struct polling *polling, struct rpmapy_cq *cq)
+{
+	if (!polling->began)
+		return;
+	int64_t typical = atomic_load_explicit(&cq->typical_wait, memory_order_relaxed);
+	typical += (now_ns() - polling->began - typical) / 8;
+	atomic_store_explicit(&cq->typical_wait, typical, memory_order_relaxed);
 }
 
 int

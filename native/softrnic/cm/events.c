@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * events.c -- event channels, and the events on them.
+ *
+ * A channel's fd is an eventfd that counts like a semaphore: one for each event in line. So read(),
+ * poll(), epoll and O_NONBLOCK do what they do with the kernel's. Whoever takes an event back takes
+ * its count back as well, but never waits for it: the count may be in the hands of a reader, who
+ * then finds the line empty and goes on waiting.
+ */
+#include "cm.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+pthread_mutex_t cm_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* ---- channels ---- */
+
+struct channel *
+channel_new(void)
+{
+	struct channel *channel = calloc(1, sizeof(*channel));
+	if (!channel)
+		return NULL;
+	channel->channel.fd = eventfd(0, EFD_SEMAPHORE | EFD_CLOEXEC);
+	if (channel->channel.fd < 0) {
+		free(channel);
+		return NULL;
+	}
+	channel->users = 1;
+	channel->last = &channel->first;
+	return channel;
+}
+
+void
+channel_get(struct channel *channel)
+{
+	channel->users++;
+}
+
+void
+channel_put(struct channel *channel)
+{
+	if (--channel->users)
+		return;
+	if (channel->channel.fd >= 0)
+		close(channel->channel.fd);
+	free(channel);
+}
+
+SOFTRNIC_EXPORT struct rdma_event_channel *
+rdma_create_event_channel(void)
+{
+	if (cm_usable())
+		return NULL;
+	struct channel *channel = channel_new();
+	return channel ? &channel->channel : NULL;
+}
+
+SOFTRNIC_EXPORT void
+rdma_destroy_event_channel(struct rdma_event_channel *public)
+{
+	struct channel *channel = (struct channel *)public;
+	if (engine_usable()) {
+		close(channel->channel.fd);
+		return; /* a forked child: the lock may be held by nobody that lives */
+	}
+	pthread_mutex_lock(&cm_lock);
+	close(channel->channel.fd);
+	/* Ids should have gone before. Those that have not must find something. */
+	channel->channel.fd = -1;
+	channel_put(channel);
+	pthread_mutex_unlock(&cm_lock);
+}
+
+/* ---- making and queueing events ---- */
+
+struct event *
+event_new(struct cm_id *owner, enum rdma_cm_event_type type, int status)
+{
+	struct event *event = calloc(1, sizeof(*event));
+	if (!event) {
+		event = owner->spare;
+		owner->spare = NULL;
+	}
+	if (!event)
+		return NULL;
+	event->event.id = &owner->id;
+	event->event.event = type;
+	event->event.status = status;
+	event->owner = owner;
+	return event;
+}
+
+void
+event_set_conn(struct event *event, const struct mpa_frame *frame, unsigned ird, unsigned ord)
+{
+	struct rdma_conn_param *conn = &event->event.param.conn;
+	conn->responder_resources = (uint8_t)ird;
+	conn->initiator_depth = (uint8_t)ord;
+	if (!frame || !frame->private_size)
+		return;
+	unsigned size = frame->private_size;
+	if (size > PRIVATE_DATA_MAX)
+		size = PRIVATE_DATA_MAX;
+	memcpy(event->private_data, frame->private_data, size);
+	conn->private_data = event->private_data;
+	conn->private_data_len = (uint8_t)size;
+}
+
+void
+event_post(struct event *event)
+{
+	if (!event)
+		return;
+	struct channel *channel = (struct channel *)event->owner->id.channel;
+	event->next = NULL;
+	*channel->last = event;
+	channel->last = &event->next;
+	event->owner->queued++;
+	if (channel->channel.fd >= 0)
+		(void)eventfd_write(channel->channel.fd, 1);
+}
+
+void
+event_tell(struct cm_id *owner, enum rdma_cm_event_type type, int status)
+{
+	event_post(event_new(owner, type, status));
+}
+
+static void
+take_count(int fd)
+{
+	uint64_t count;
+	struct iovec bytes = {&count, sizeof(count)};
+	(void)!preadv2(fd, &bytes, 1, -1, RWF_NOWAIT);
+}
+
+struct event *
+events_withdraw(struct cm_id *owner)
+{
+	struct channel *channel = (struct channel *)owner->id.channel;
+	struct event *withdrawn = NULL, **end = &withdrawn;
+	if (!channel)
+		return NULL;
+	for (struct event **at = &channel->first; *at;) {
+		struct event *event = *at;
+		if (event->owner != owner) {
+			at = &event->next;
+			continue;
+		}
+		*at = event->next;
+		event->next = NULL;
+		*end = event;
+		end = &event->next;
+		owner->queued--;
+		if (channel->channel.fd >= 0)
+			take_count(channel->channel.fd);
+	}
+	channel->last = &channel->first;
+	while (*channel->last)
+		channel->last = &(*channel->last)->next;
+	return withdrawn;
+}
+
+/* ---- getting and acknowledging them ---- */
+
+/* The new id of a connection request takes the channel that its listener has by now. */
+static int
+adopt(struct event *event)
+{
+	struct cm_id *listener = event->owner, *id = to_id(event->event.id);
+	listener_took(listener->listener);
+	struct channel *channel = (struct channel *)listener->id.channel;
+	return id_set_channel(id, listener->is_sync ? NULL : channel);
+}
+
+static struct event *
+take_first(struct channel *channel)
+{
+	struct event *event = channel->first;
+	if (!event)
+		return NULL;
+	channel->first = event->next;
+	if (!channel->first)
+		channel->last = &channel->first;
+	event->owner->queued--;
+	if (event->event.event == RDMA_CM_EVENT_CONNECT_REQUEST && adopt(event)) {
+		id_free(to_id(event->event.id)); /* which rejects it */
+		free(event);
+		return NULL;
+	}
+	event->owner->taken++;
+	return event;
+}
+
+SOFTRNIC_EXPORT int
+rdma_get_cm_event(struct rdma_event_channel *public, struct rdma_cm_event **out)
+{
+	struct channel *channel = (struct channel *)public;
+	if (cm_usable())
+		return -1;
+	if (!out)
+		return failed_with(EINVAL);
+	for (;;) {
+		uint64_t count;
+		if (read(channel->channel.fd, &count, sizeof(count)) < 0)
+			return -1;
+		pthread_mutex_lock(&cm_lock);
+		struct event *event = take_first(channel);
+		pthread_mutex_unlock(&cm_lock);
+		if (event) {
+			*out = &event->event;
+			return 0;
+		}
+	}
+}
+
+SOFTRNIC_EXPORT int
+rdma_ack_cm_event(struct rdma_cm_event *public)
+{
+	struct event *event = (struct event *)public;
+	if (!event)
+		return failed_with(EINVAL);
+	if (cm_usable())
+		return -1;
+	pthread_mutex_lock(&cm_lock);
+	event->owner->taken--;
+	pthread_cond_broadcast(&event->owner->changed);
+	pthread_mutex_unlock(&cm_lock);
+	free(event);
+	return 0;
+}
+
+SOFTRNIC_EXPORT const char *
+rdma_event_str(enum rdma_cm_event_type event)
+{
+#define NAMED(name)                                                                                \
+	case name:                                                                                 \
+		return #name
+	switch (event) {
+		NAMED(RDMA_CM_EVENT_ADDR_RESOLVED);
+		NAMED(RDMA_CM_EVENT_ADDR_ERROR);
+		NAMED(RDMA_CM_EVENT_ROUTE_RESOLVED);
+		NAMED(RDMA_CM_EVENT_ROUTE_ERROR);
+		NAMED(RDMA_CM_EVENT_CONNECT_REQUEST);
+		NAMED(RDMA_CM_EVENT_CONNECT_RESPONSE);
+		NAMED(RDMA_CM_EVENT_CONNECT_ERROR);
+		NAMED(RDMA_CM_EVENT_UNREACHABLE);
+		NAMED(RDMA_CM_EVENT_REJECTED);
+		NAMED(RDMA_CM_EVENT_ESTABLISHED);
+		NAMED(RDMA_CM_EVENT_DISCONNECTED);
+		NAMED(RDMA_CM_EVENT_DEVICE_REMOVAL);
+		NAMED(RDMA_CM_EVENT_MULTICAST_JOIN);
+		NAMED(RDMA_CM_EVENT_MULTICAST_ERROR);
+		NAMED(RDMA_CM_EVENT_ADDR_CHANGE);
+		NAMED(RDMA_CM_EVENT_TIMEWAIT_EXIT);
+	default:
+		return "UNKNOWN EVENT";
+	}
+#undef NAMED
+}
