@@ -4,11 +4,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-/* A poller looks after everybody else's sockets once in so many polls. */
+/* A poller looks after everybody else's sockets at least once in so many polls. */
 #define POLLS_FOR_OTHERS 32
 
 /* ---- channels ---- */
@@ -122,7 +123,7 @@ ibv_get_cq_event(struct ibv_comp_channel *ibv_channel, struct ibv_cq **ibv_cq, v
 		if (flags < 0)
 			return -1;
 		if (flags & O_NONBLOCK) {
-			engine_poll();
+			(void)engine_poll();
 			cq = channel_pop(channel);
 			if (!cq) {
 				errno = EAGAIN;
@@ -153,8 +154,9 @@ ibv_ack_cq_events(struct ibv_cq *cq, unsigned int count)
 static struct ibv_wc *
 new_entries(uint32_t cqe, uint32_t *mask)
 {
-	uint32_t size = 1;
-	while (size < cqe)
+	/* One more than asked for, and a few: programs count on what hardware rounds up. */
+	uint32_t size = 16;
+	while (size < cqe + 1)
 		size *= 2;
 	*mask = size - 1;
 	return calloc(size, sizeof(struct ibv_wc));
@@ -343,6 +345,21 @@ cq_clean(struct ibv_cq *ibv_cq, uint32_t qp_num)
 	pthread_mutex_unlock(&cq->lock);
 }
 
+/* Where others have work they are looked at again at once, elsewhere ever more seldom. */
+static void
+serve_others(struct cq *cq)
+{
+	unsigned interval = cq->others_interval;
+	if (engine_poll())
+		interval = 0;
+	else if (interval < POLLS_FOR_OTHERS)
+		interval = 2 * interval + 1;
+	cq->others_interval = interval;
+	cq->polls_for_others = (int)interval;
+	if (interval)
+		sched_yield(); /* what is polled for may need this very processor */
+}
+
 /* Look at the sockets behind an empty queue; with many of them, at those that are ready. */
 static void
 serve(struct cq *cq)
@@ -353,7 +370,7 @@ serve(struct cq *cq)
 	if (!atomic_load_explicit(&cq->is_armed, memory_order_relaxed))
 		engine_polled(); /* a program that has armed the queue is about to sleep */
 	pthread_mutex_lock(&cq->lock);
-	for_others = cq->qp_count > DIRECT_QPS || ++cq->empty_polls % POLLS_FOR_OTHERS == 0;
+	for_others = cq->qp_count > DIRECT_QPS || cq->polls_for_others-- <= 0;
 	if (cq->qp_count <= DIRECT_QPS) {
 		for (; count < DIRECT_QPS && cq->qps[count]; count++)
 			qp_get(qps[count] = cq->qps[count]);
@@ -361,10 +378,12 @@ serve(struct cq *cq)
 	pthread_mutex_unlock(&cq->lock);
 	for (unsigned i = 0; i < count; i++) {
 		receiver_run(qps[i], BY_POLLER);
+		if (qps[i]->tx.blocked)
+			sender_retry(qps[i]);
 		qp_release(qps[i]);
 	}
 	if (for_others)
-		engine_poll();
+		serve_others(cq);
 }
 
 static int

@@ -259,11 +259,10 @@ serve_shortly(void)
 		handle(events, epoll_wait(engine.epfd, events, EVENTS_AT_ONCE, 0));
 }
 
-void
+int
 engine_poll(void)
 {
-	if (engine.epfd >= 0)
-		(void)serve(0);
+	return engine.epfd >= 0 ? serve(0) : 0;
 }
 
 void

@@ -55,8 +55,8 @@ int engine_usable(void);
 
 /* ---- for the device ---- */
 
-/* Serve what is ready now, without waiting. */
-void engine_poll(void);
+/* Serve what is ready now, without waiting. Returns how much that was. */
+int engine_poll(void);
 /* The program polls, here and now: the progress thread leaves the sockets to it for a while. */
 void engine_polled(void);
 /* Whether the program has polled lately, and so may answer soon to what has come for it. */

@@ -277,15 +277,8 @@ static void
 ready(struct source *source, uint32_t events)
 {
 	struct qp *qp = container_of(source, struct qp, source);
-	if (events & EPOLLOUT) {
-		pthread_mutex_lock(&qp->tx.lock);
-		if (qp->tx.blocked) {
-			qp->tx.blocked = false;
-			(void)engine_change(source, 0, EPOLLOUT);
-			sender_run(qp);
-		}
-		pthread_mutex_unlock(&qp->tx.lock);
-	}
+	if (events & EPOLLOUT)
+		sender_retry(qp);
 	if (qp->rx.state == IN_STALLED && events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
 		/* What waits for a receive will not get one. */
 		qp_break(qp, NULL, true);

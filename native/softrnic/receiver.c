@@ -751,10 +751,12 @@ answer(struct qp *qp, enum served_by by)
 	struct sender *tx = &qp->tx;
 	pthread_mutex_lock(&tx->lock);
 	if (tx->inbound_head != tx->inbound_tail && !tx->blocked) {
-		bool owed = tx->inbound_tail - tx->inbound_head == 1 &&
-			    !tx->inbounds[tx->inbound_head % tx->inbound_size].is_atomic &&
-			    !tx->inbounds[tx->inbound_head % tx->inbound_size].read.size &&
+		const struct inbound *first = &tx->inbounds[tx->inbound_head % tx->inbound_size];
+		/* Only where the program sends, too: then it is likely to do so again. */
+		bool owed = tx->inbound_tail - tx->inbound_head == 1 && !first->is_atomic &&
+			    !first->read.size && tx->tail != tx->tail_answered &&
 			    (by == BY_POLLER || engine_is_attended());
+		tx->tail_answered = tx->tail;
 		if (owed && !atomic_load_explicit(&tx->owes, memory_order_relaxed)) {
 			tx->owed_rounds = 0;
 			owed = qp_owes(qp);

@@ -676,7 +676,8 @@ transmit(struct qp *qp)
 	}
 	if ((size_t)sent < size) {
 		tx->blocked = true;
-		(void)engine_change(&qp->source, EPOLLOUT, 0);
+		if (!(qp->source.events & EPOLLOUT))
+			(void)engine_change(&qp->source, EPOLLOUT, 0);
 	}
 }
 
@@ -698,4 +699,18 @@ sender_run(struct qp *qp)
 		tx->is_shut = true;
 		shutdown(qp->source.fd, SHUT_WR);
 	}
+}
+
+void
+sender_retry(struct qp *qp)
+{
+	struct sender *tx = &qp->tx;
+	pthread_mutex_lock(&tx->lock);
+	if (tx->blocked) {
+		tx->blocked = false;
+		sender_run(qp);
+		if (!tx->blocked)
+			(void)engine_change(&qp->source, 0, EPOLLOUT);
+	}
+	pthread_mutex_unlock(&tx->lock);
 }

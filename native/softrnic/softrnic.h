@@ -116,7 +116,9 @@ struct cq {
 	_Atomic bool is_armed; /* read without the lock */
 	struct qp *qps[DIRECT_QPS];
 	unsigned qp_count;
-	unsigned empty_polls;
+	/* Read and written without a lock: hints. */
+	_Atomic int polls_for_others;
+	_Atomic unsigned others_interval;
 	unsigned async_reported;
 	/* Under the channel's lock: */
 	unsigned pending_events, fetched_events;
@@ -268,6 +270,7 @@ struct sender {
 	bool has_failed;   /* the socket or a local segment: break the stream */
 	_Atomic bool owes; /* acknowledgements put off, to go out with something else */
 	unsigned owed_rounds;
+	uint32_t tail_answered; /* the send queue's tail when the last inbound one came */
 	int64_t owed_since;
 };
 
@@ -366,6 +369,8 @@ void qp_tell(struct qp *qp);
 
 /* Send what can be sent. With tx.lock. */
 void sender_run(struct qp *qp);
+/* The socket may take more again. Without tx.lock. */
+void sender_retry(struct qp *qp);
 /* An answer to the oldest outbound request has come: complete all up to it. With tx.lock. */
 void sender_answered(struct qp *qp);
 /* Complete requests before `position` successfully, as far as they are on their way. */

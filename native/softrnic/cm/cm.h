@@ -179,6 +179,7 @@ void socket_set_tos(int fd, int family, uint8_t tos);
 
 enum link_phase {
 	LINK_CONNECTING,     /* active: TCP's handshake */
+	LINK_REFUSED,        /* active: to be tried again in a moment */
 	LINK_AWAITS_REPLY,   /* active */
 	LINK_RESPONDED,      /* active: the program is to call rdma_establish() */
 	LINK_AWAITS_REQUEST, /* passive */
@@ -189,6 +190,9 @@ enum link_phase {
 };
 
 /* A TCP connection, until it is given to a queue pair. */
+/* As often is a refused connect tried again, after 1, 2, 4... ms: for 63 ms in all. */
+#define REFUSALS 6
+
 struct link {
 	struct source source; /* first */
 	enum link_phase phase;
@@ -200,6 +204,7 @@ struct link {
 	int64_t deadline;
 	/* Active: */
 	uint8_t revision;
+	unsigned refusals;
 	uint32_t qp_num;
 	bool is_qp_of_id;
 	struct mpa_frame request; /* what this side asks for; private data: own_data */

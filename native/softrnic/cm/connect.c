@@ -118,12 +118,9 @@ begin(struct link *link)
 	return link_serve(link, EPOLLOUT, handshake_ms());
 }
 
-/*
- * A responder that does not know revision 2 answers with a rejection of revision 1, or closes
- * (RFC 6581, on interoperability): ask it again as it likes it.
- */
-static void
-begin_again(struct link *old)
+/* The same request once more, from another port. NULL: it has failed. */
+static struct link *
+renew(struct link *old)
 {
 	struct cm_id *id = old->id;
 	struct sockaddr_storage any_port = id->id.route.addr.src_storage;
@@ -132,19 +129,50 @@ begin_again(struct link *old)
 	struct link *link = fd < 0 ? NULL : link_new(fd);
 	if (!link) {
 		failed(old, errno);
-		return;
+		return NULL;
 	}
 	link->id = id;
 	link->qp_num = old->qp_num;
 	link->is_qp_of_id = old->is_qp_of_id;
+	link->refusals = old->refusals;
 	link->request = old->request;
 	memcpy(link->own_data, old->own_data, sizeof(link->own_data));
 	link->request.private_data = link->own_data;
-	link->request.revision = 1;
-	link->request.enhanced = link->request.peer_to_peer = false;
 	link_close(old);
 	source_put(&old->source);
 	id->link = link;
+	return link;
+}
+
+/*
+ * A target may listen anew for each of its connections (perftest does), which takes it a moment. A
+ * kernel's connection manager is slow enough for that; here a refusal comes within microseconds.
+ */
+static void
+refused(struct link *old)
+{
+	int64_t delay_ms = 1 << old->refusals++;
+	struct link *link = renew(old);
+	if (!link)
+		return;
+	link->phase = LINK_REFUSED;
+	int ret = link_serve(link, EPOLLONESHOT, delay_ms);
+	if (ret)
+		failed(link, ret);
+}
+
+/*
+ * A responder that does not know revision 2 answers with a rejection of revision 1, or closes
+ * (RFC 6581, on interoperability): ask it again as it likes it.
+ */
+static void
+begin_again(struct link *old)
+{
+	struct link *link = renew(old);
+	if (!link)
+		return;
+	link->request.revision = 1;
+	link->request.enhanced = link->request.peer_to_peer = false;
 	int ret = begin(link);
 	if (ret)
 		failed(link, ret);
@@ -190,6 +218,10 @@ connected(struct link *link)
 	(void)getsockopt(link->source.fd, SOL_SOCKET, SO_ERROR, &failure, &failure_size);
 	if (!failure && getpeername(link->source.fd, (struct sockaddr *)&peer, &size) < 0)
 		return; /* not yet */
+	if (failure == ECONNREFUSED && link->refusals < REFUSALS) {
+		refused(link);
+		return;
+	}
 	if (!failure)
 		failure = link_send(link, &link->request);
 	if (!failure) {
@@ -240,7 +272,9 @@ connect_ready(struct link *link, uint32_t events)
 void
 connect_expired(struct link *link)
 {
-	failed(link, ETIMEDOUT);
+	int ret = link->phase == LINK_REFUSED ? begin(link) : ETIMEDOUT;
+	if (ret)
+		failed(link, ret);
 }
 
 /* ---- the program's calls ---- */

@@ -71,6 +71,7 @@ ready(struct source *source, uint32_t events)
 	case LINK_LINGERS:
 		linger(link);
 		break;
+	case LINK_REFUSED:
 	case LINK_DONE:
 		break;
 	}
@@ -84,7 +85,8 @@ expired(struct source *source)
 	pthread_mutex_lock(&cm_lock);
 	/* It may have been put off at the last moment. */
 	if (link->deadline && link->deadline <= engine_now()) {
-		if (link->phase == LINK_CONNECTING || link->phase == LINK_AWAITS_REPLY)
+		if (link->phase == LINK_CONNECTING || link->phase == LINK_REFUSED ||
+		    link->phase == LINK_AWAITS_REPLY)
 			connect_expired(link);
 		else if (link->phase == LINK_AWAITS_REQUEST || link->phase == LINK_PARKED)
 			request_expired(link);
