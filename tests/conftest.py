@@ -1,3 +1,3 @@
-"""What all tests share: the marks `unit` and `fabric`, and the device that fabric tests run on."""
+"""What all tests share: the marks `unit` and `fabric`, and the fabric that fabric tests run on."""
 
-pytest_plugins = ["softroce.plugin"]
+pytest_plugins = ["fabrics.plugin"]

@@ -234,7 +234,7 @@ class TestGuest:
 @needs_guest
 def test_a_test_that_kills_the_guests_pytest_fails_with_the_log(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["softroce.plugin"]\n')
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["fabrics.plugin"]\n')
     (tmp_path / "test_it.py").write_text(
         textwrap.dedent(
             """
@@ -252,7 +252,7 @@ def test_a_test_that_kills_the_guests_pytest_fails_with_the_log(tmp_path: Path) 
         )
     )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--fabric=guest", "--junitxml=report.xml", "-rs"],
+        [sys.executable, "-m", "pytest", "--fabric=softroce", "--junitxml=report.xml", "-rs"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(TESTS)},
         capture_output=True,

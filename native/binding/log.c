@@ -154,6 +154,13 @@ log_hook(enum rpma_log_level level, const char *file, const int line, const char
 	errno = saved_errno;
 }
 
+/* A message of the binding's own, on the way that librpma's take. */
+void
+rpmapy_log_message(int level, const char *message)
+{
+	log_hook((enum rpma_log_level)level, NULL, 0, NULL, "%s", message);
+}
+
 /* The thread that empties the ring does not exist in a forked child, and its lock may be taken. */
 static void
 child_after_fork(void)

@@ -6,6 +6,8 @@ CPU in the path, and make what was written durable. See docs/tutorial.md for a s
 """
 
 from rpma import allocation, errors, log
+from rpma._fabric import Fabric
+from rpma._native import fabric
 from rpma.completion import CompletionQueue, WorkCompletion
 from rpma.config import ConnectionConfig
 from rpma.conn_req import ConnectionRequest
@@ -83,6 +85,7 @@ __all__ = [
     "Device",
     "DeviceAttributes",
     "Endpoint",
+    "Fabric",
     "FlushType",
     "ForkedError",
     "InUseError",
@@ -119,6 +122,7 @@ __all__ = [
     "err_2str",
     "errormsg",
     "errors",
+    "fabric",
     "library",
     "log",
     "version_mismatch",

@@ -3,27 +3,27 @@
 
 Exports `lib`, the C functions and constants of native/binding/decl/, and `ffi`. The extension is
 linked with -lrpma, so that the dynamic linker picks the normal or the debug build of librpma, as
-LD_LIBRARY_PATH says.
+LD_LIBRARY_PATH says. Where the soft RNIC is to be the device (`_fabric`), its libibverbs and
+librdmacm are loaded first: librpma binds to them by their names.
 """
 
+import os
 from typing import Any
 
-_PACKAGES = {
-    "librpma.so.0": ("librpma0", "librpma", "librpma0"),
-    "libibverbs.so.1": ("libibverbs1", "libibverbs", "libibverbs1"),
-    "librdmacm.so.1": ("librdmacm1", "librdmacm", "librdmacm1"),
-}
+from _cffi_backend import FFI
+
+from rpma import _fabric
+from rpma._packages import LIBRARIES, how_to_install
 
 
 def explain_import_error(error: ImportError) -> ImportError:
     """The ImportError that says what to install, for one that the dynamic linker raised."""
     text = str(error)
-    for library, (debian, fedora, suse) in _PACKAGES.items():
+    for library, packages in LIBRARIES.items():
         if text.startswith(f"{library}: cannot open shared object file"):
             return ImportError(
                 f"rpma needs {library}, which is not installed. Install it: "
-                f"'apt-get install {debian}' on Debian and Ubuntu, "
-                f"'dnf install {fedora}' on Fedora, 'zypper install {suse}' on openSUSE. ({text})",
+                f"{how_to_install(packages)}. ({text})",
                 name="rpma._librpma",
             )
     if "undefined symbol: rpma_" in text:
@@ -40,6 +40,37 @@ def explain_import_error(error: ImportError) -> ImportError:
         )
     return error
 
+
+def _load_soft() -> list[Any]:
+    """Load the soft RNIC; what is returned keeps it loaded.
+
+    The dynamic linker then finds libibverbs.so.1 and librdmacm.so.1 among what is loaded, for
+    librpma as for all that comes later. Their symbols stay out of the global scope, so that a
+    libibverbs of another name that something brings along (as wheels do) is left alone.
+
+    cffi's own dlopen, as in the modules that cffi generates: ctypes would take longer to import
+    than this takes in all.
+    """
+    return [
+        FFI().dlopen(os.path.join(_fabric.SOFT_FOLDER, name), os.RTLD_NOW)
+        for name in _fabric.SOFT_LIBRARIES
+    ]
+
+
+_choice = _fabric.wanted(os.environ)
+_plan = _fabric.plan(
+    _choice,
+    loaded=_fabric.is_ibverbs_loaded(),
+    found=_fabric.devices(),
+    installed=_fabric.has_soft(),
+)
+if _plan.load_soft:
+    try:
+        _soft = _load_soft()
+    except OSError as error:
+        if _choice == "soft":
+            raise ImportError(f"the soft RNIC does not load: {error}", name="rpma") from error
+        _plan = _fabric.Plan(False, f"{_plan.reason}, and the soft RNIC does not load: {error}")
 
 try:
     from rpma import _librpma
@@ -60,3 +91,12 @@ def text(pointer: object) -> str:
     """A C string as str; librpma's messages are ASCII, but the locale may word errno's."""
     raw: bytes = ffi.string(pointer)
     return raw.decode("utf-8", "replace")
+
+
+fabric = _fabric.settle(
+    _choice,
+    _plan,
+    os.path.realpath(text(lib.rpmapy_ibverbs_path())),
+    os.path.realpath(text(lib.rpmapy_rdmacm_path())),
+)
+"""What carries the bytes in this process."""

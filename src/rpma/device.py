@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple
 
-from rpma._native import ffi, lib, text
+from rpma._native import fabric, ffi, lib, text
 from rpma._object import in_two_attempts
 from rpma.address import encode_address
 from rpma.errors import NoDeviceError, ProviderError, RpmaError, error_for
+from rpma.log import announce_soft_rnic
 
 _TRANSPORTS = {0: "InfiniBand", 1: "iWARP"}
 _LINK_LAYERS = {1: "InfiniBand", 2: "Ethernet"}
@@ -76,6 +77,7 @@ class Device:
         side = lib.RPMA_UTIL_IBV_CONTEXT_REMOTE if remote else lib.RPMA_UTIL_IBV_CONTEXT_LOCAL
         context = ffi.new("struct ibv_context **")
         raw = encode_address(address)
+        announce_soft_rnic()
         ret = in_two_attempts(
             lambda second: lib.rpmapy_device_for_address(raw, side, second, context)
         )
@@ -85,7 +87,7 @@ class Device:
         if not context[0]:
             raise NoDeviceError(
                 f"cannot find an RDMA device with address {address!r}: it belongs to no particular "
-                "device; give an address of the device itself ('rdma link' lists devices)"
+                "device; give an address of the device itself ('rpma info' lists them)"
             )
         self._context = context[0]
         self.name: str = text(lib.rpmapy_device_name(self._context))
@@ -137,10 +139,15 @@ class Device:
 
 def _explain(error: RpmaError) -> RpmaError:
     """Say so where the machine has no RDMA at all, which is the commonest reason by far."""
-    if isinstance(error, ProviderError) and not os.path.exists("/dev/infiniband/rdma_cm"):
+    if (
+        isinstance(error, ProviderError)
+        and fabric.name == "rdma"
+        and not os.path.exists("/dev/infiniband/rdma_cm")
+    ):
         explained = NoDeviceError(
             f"{error}; this machine has no RDMA device, or the kernel module rdma_ucm is not "
-            "loaded ('modprobe rdma_ucm')",
+            "loaded ('modprobe rdma_ucm'), or this container was not given /dev/infiniband; "
+            "'rpma doctor' looks closer, and RPMA_FABRIC=soft does without a device",
             error.message,
         )
         explained.errno = error.errno

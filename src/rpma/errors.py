@@ -415,7 +415,7 @@ _STRERRORS = {os.strerror(number): number for number in sorted(errno.errorcode, 
 
 _HINTS = {
     errno.EADDRINUSE: "the port is in use: choose another",
-    errno.ENODEV: "no RDMA device has this address ('rdma link' lists devices)",
+    errno.ENODEV: "no RDMA device has this address ('rpma info' lists devices and addresses)",
     errno.ENOMEM: "is RLIMIT_MEMLOCK ('ulimit -l') large enough?",
     errno.EACCES: "may this user open the files below /dev/infiniband?",
     errno.EFAULT: "the memory cannot be pinned: Linux 6.5 and newer refuse mapped files, except on "

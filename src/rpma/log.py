@@ -24,7 +24,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
 
-from rpma._native import ffi, lib, text
+from rpma._native import fabric, ffi, lib, text
 from rpma.errors import WaitTimeoutError, error_for
 
 
@@ -224,6 +224,25 @@ def use_logging() -> None:
     enabled = [level for level, number in _LOGGING_LEVELS.items() if logger.isEnabledFor(number)]
     set_function(to_logging)
     set_threshold(Threshold.MAIN, max(enabled, default=Level.DISABLED))
+
+
+_unsaid = (
+    [f"the soft RNIC is the RDMA device of this process: {fabric.reason}"]
+    if fabric.name == "soft"
+    else []
+)
+
+
+def announce_soft_rnic() -> None:
+    """Say once in the log that the soft RNIC is the device, and why, if it is.
+
+    Called when a device is looked up, not at import: whoever listens has had time to begin. As
+    long as the threshold holds the message back it stays to be said.
+    """
+    if not _unsaid or get_threshold(Threshold.MAIN) < Level.NOTICE:
+        return
+    with contextlib.suppress(IndexError):  # another thread was first
+        lib.rpmapy_log_message(Level.NOTICE, _unsaid.pop().encode())
 
 
 def flush(timeout: float = 5.0) -> None:

@@ -1,19 +1,29 @@
-"""What fabric tests start from: a peer, and a connected pair on it."""
+"""What fabric tests start from: a peer, and a connected pair on it.
+
+rpma is imported by the fixtures, not here: pytest reads this file before the plugin can tell rpma
+which fabric to take.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from pairs import Pair, pair
 
-import rpma
-from softroce.device import Fabric
+from fabrics.fabric import Fabric
+
+if TYPE_CHECKING:
+    from pairs import Pair
+
+    import rpma
 
 
 @pytest.fixture(scope="session")
 def peer(fabric: Fabric) -> Iterator[rpma.Peer]:
     """A peer on the device, shared by all tests."""
+    import rpma
+
     with rpma.Peer.for_address(fabric.address) as opened:
         yield opened
 
@@ -21,5 +31,7 @@ def peer(fabric: Fabric) -> Iterator[rpma.Peer]:
 @pytest.fixture
 def linked(peer: rpma.Peer, fabric: Fabric) -> Iterator[Pair]:
     """A connected pair with librpma's default configuration."""
+    from pairs import pair
+
     with pair(peer, fabric) as made:
         yield made

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import pytest
 
 import rpma
+from fabrics.fabric import Fabric
 from rpma import ConnectionConfig, ConnectionEvent, FlushType, Usage
-from softroce.device import Fabric
 
 #: How long what must happen may take, in seconds; the guest's processor is emulated.
 SOON = 20.0

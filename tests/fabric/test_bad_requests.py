@@ -10,8 +10,8 @@ import pytest
 from pairs import EVERYTHING, SIZE, SOON, VISIBILITY, Pair, pair
 
 import rpma
+from fabrics.fabric import Fabric
 from rpma import InvalidArgumentError, Usage
-from softroce.device import Fabric
 
 pytestmark = pytest.mark.fabric
 

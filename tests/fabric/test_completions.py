@@ -30,8 +30,8 @@ from pairs import (
 )
 
 import rpma
+from fabrics.fabric import Fabric
 from rpma import CompletionFlags, WcStatus
-from softroce.device import Fabric
 
 pytestmark = pytest.mark.fabric
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from softroce.device import Fabric
+from fabrics.fabric import Fabric
 
 pytestmark = pytest.mark.fabric
 
@@ -22,24 +22,26 @@ with device.Context(name=sys.argv[1]) as context:
 """
 
 
-def output(*command: str) -> str:
-    """Run a tool that must succeed, and return what it printed."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+def output(fabric: Fabric, *command: str) -> str:
+    """Run a tool that must succeed on the fabric, and return what it printed."""
+    done = subprocess.run(
+        command, env=fabric.environment, capture_output=True, text=True, timeout=LIMIT
+    )
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
     return done.stdout
 
 
 def test_the_device_is_listed(fabric: Fabric) -> None:
-    assert fabric.device in output("ibv_devices").split()
+    assert fabric.device in output(fabric, "ibv_devices").split()
 
 
 def test_its_port_is_active(fabric: Fabric) -> None:
-    assert "PORT_ACTIVE" in output("ibv_devinfo", "-d", fabric.device)
+    assert "PORT_ACTIVE" in output(fabric, "ibv_devinfo", "-d", fabric.device)
 
 
 def test_pyverbs_opens_it(fabric: Fabric) -> None:
     port_active = 4
-    printed = output("/usr/bin/python3", "-c", PYVERBS, fabric.device)
+    printed = output(fabric, "/usr/bin/python3", "-c", PYVERBS, fabric.device)
     assert printed.split() == ["True", str(port_active)]
 
 
@@ -51,14 +53,18 @@ def test_rping_crosses_it(fabric: Fabric, family: str) -> None:
     port = fabric.next_port()
     common = ["-a", address, "-p", port, "-C", "10", "-v"]
     server = subprocess.Popen(
-        ["rping", "-s", *common], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ["rping", "-s", *common],
+        env=fabric.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     try:
         time.sleep(1)
-        client = output("rping", "-c", *common)
+        client = output(fabric, "rping", "-c", *common)
         received, _ = server.communicate(timeout=LIMIT)
     finally:
         server.kill()
-        server.wait()
+        server.communicate()
     assert client.count("ping data: rdma-ping-") == 10
     assert received.count("server ping data: rdma-ping-") == 10

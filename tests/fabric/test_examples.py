@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from softroce.device import Fabric
+from fabrics.fabric import Fabric
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

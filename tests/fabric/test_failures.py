@@ -11,8 +11,8 @@ import pytest
 from pairs import EVERYTHING, SIZE, SOON, VISIBILITY, Pair, line, pair, python
 
 import rpma
+from fabrics.fabric import Fabric
 from rpma import CompletionFlags, Usage, WcStatus
-from softroce.device import Fabric
 
 pytestmark = pytest.mark.fabric
 

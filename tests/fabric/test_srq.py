@@ -9,8 +9,8 @@ import pytest
 from pairs import EVERYTHING, SOON, completions, connections, pattern
 
 import rpma
+from fabrics.fabric import Fabric
 from rpma import ConnectionConfig, SharedReceiveQueueConfig
-from softroce.device import Fabric
 
 pytestmark = pytest.mark.fabric
 

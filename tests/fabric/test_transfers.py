@@ -23,8 +23,8 @@ from pairs import (
 )
 
 import rpma
+from fabrics.fabric import Fabric
 from rpma import CompletionFlags, Usage, WcFlags, WcOpcode, WcStatus
-from softroce.device import Fabric
 
 pytestmark = pytest.mark.fabric
 

@@ -22,7 +22,7 @@ def _programs(fabric, folder: Path) -> dict[str, Path]:
     port, other_port = str(fabric.next_port()), str(fabric.next_port())
     programs = {}
     for title, source in sources.items():
-        for shown, real in (("10.9.9.1", fabric.address), ("7204", port), ("7205", other_port)):
+        for shown, real in (("127.0.0.1", fabric.address), ("7204", port), ("7205", other_port)):
             source = source.replace(shown, real)
         programs[title] = folder / title
         programs[title].write_text(source)

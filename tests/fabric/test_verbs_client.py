@@ -9,8 +9,8 @@ import pytest
 from pairs import SOON, line
 
 import rpma
+from fabrics.fabric import Fabric
 from rpma import Usage
-from softroce.device import Fabric
 
 pytestmark = pytest.mark.fabric
 
@@ -29,6 +29,7 @@ def test_pyverbs_writes_into_a_region_and_reads_it_back(peer: rpma.Peer, fabric:
         command = ["/usr/bin/python3", str(CLIENT), fabric.device, fabric.address, port]
         client = subprocess.Popen(
             [*command, str(described.address + 100), str(described.rkey), TEXT],
+            env=fabric.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -5,6 +5,6 @@ with the modules that it needs (`initramfs`) and booted under QEMU's software em
 machine's own file system as its root (`guest`). Nothing is installed, no kernel module is loaded on
 the machine itself, and neither KVM nor a network is used.
 
-`python tests/softroce -- COMMAND` runs any command there; `plugin` makes pytest run the tests that
-are marked `fabric` there.
+`python tests/softroce -- COMMAND` runs any command there; `remote` and `inside` are the two halves
+of a run of pytest there, which `fabrics.plugin` starts.
 """

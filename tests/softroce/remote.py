@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from .device import librpma
+from fabrics.fabric import librpma
+
 from .guest import Guest, GuestError, tail
 from .inside import rebuilt_warning, with_tuples
 from .kernel import KernelError
@@ -113,8 +114,12 @@ class RemoteSession:
             self._command(),
             self._share,
             cwd=self._config.invocation_params.dir,
-            # Nothing that the guest writes is kept, so it need not write byte code.
-            environment={"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"},
+            environment={
+                # Nothing that the guest writes is kept, so it need not write byte code.
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "PYTHONUNBUFFERED": "1",
+                "RPMA_FABRIC": "rdma",
+            },
         )
         self._guest.start()
         while not self._guest.ready():
@@ -134,7 +139,7 @@ class RemoteSession:
         command += ["-m", "", "-k", "", "--maxfail=0", "--continue-on-collection-errors"]
         for name in UNUSED:
             command += ["-p", f"no:{name}"]
-        command += [f"--basetemp={BASETEMP}"]
+        command += ["--fabric=native", f"--basetemp={BASETEMP}"]
         command += [f"--fabric-items={self._share / 'items'}"]
         command += [f"--fabric-events={self._events.file}"]
         for attribute, option in PASSED_ON:

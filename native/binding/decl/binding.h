@@ -76,6 +76,7 @@ void rpmapy_log_listen(bool on);
 int rpmapy_log_next(struct rpmapy_log_record *record);
 bool rpmapy_log_drained(void);
 void rpmapy_log_delivered(void);
+void rpmapy_log_message(int level, const char *message);
 
 /* ---- device.c ---- */
 

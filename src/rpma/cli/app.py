@@ -1,17 +1,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The commands and their options; what they do is in modules of their own."""
+"""The commands and their options; what they do is in modules of their own.
+
+Those are imported by the commands that need them: `doctor` and `soft-path` work where librpma is
+missing, and `import rpma` fails.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-import rpma
-from rpma.cli import demo as demonstration
+from rpma import _fabric
+from rpma.cli.machine import Machine
 
 app = typer.Typer(
     help="Remote (persistent) memory access over RDMA.",
@@ -19,11 +27,32 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console()
+errors = Console(stderr=True)
+
+WITHOUT_RPMA = ("doctor", "soft-path")
+"""The commands that do without `import rpma`."""
+
+COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
+
+
+@app.callback()
+def check_import(context: typer.Context) -> None:
+    """Remote (persistent) memory access over RDMA."""
+    if isinstance(context.obj, ImportError) and context.invoked_subcommand not in WITHOUT_RPMA:
+        fail(f"{context.obj}\n'rpma doctor' looks closer")
+
+
+def fail(text: str) -> None:
+    """End the command with a message."""
+    errors.print(f"[red]rpma:[/] {escape(text)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
 
 
 @app.command()
 def version() -> None:
     """Show which rpma and which librpma this is, and the RDMA devices found."""
+    import rpma
+
     library = rpma.library
     table = Table(show_header=False)
     table.add_row("rpma", rpma.__version__)
@@ -34,6 +63,57 @@ def version() -> None:
     table.add_row("librdmacm", library.rdmacm_path)
     table.add_row("devices", ", ".join(rpma.devices()) or "none")
     console.print(table)
+
+
+@app.command()
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the devices found, the fabric chosen and why, and the versions of all parts."""
+    from rpma.cli import info as facts
+
+    found = facts.gather(this_machine())
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        console.print(facts.table(found))
+
+
+@app.command("soft-path")
+def soft_path() -> None:
+    """Print the soft RNIC's folder: LD_LIBRARY_PATH=$(rpma soft-path) rping -s."""
+    if not _fabric.has_soft():
+        fail(
+            f"this rpma was installed without the soft RNIC: {_fabric.SOFT_FOLDER} lacks "
+            f"{' or '.join(_fabric.SOFT_LIBRARIES)}. Install rpma again"
+        )
+    print(_fabric.SOFT_FOLDER)
+
+
+@app.command()
+def doctor(context: typer.Context) -> None:
+    """Tell what stands in the way of a real RDMA device, and what to do about it.
+
+    Looks only, and needs no rights. The exit code is 1 where something is broken, and 0 where a
+    device is usable or the machine has none, so that the soft RNIC serves.
+    """
+    from rpma.cli import doctor as checks
+
+    if isinstance(context.obj, ImportError):
+        patient = checks.Patient(this_machine(), None, str(context.obj))
+    else:
+        import rpma
+
+        patient = checks.Patient(this_machine(), rpma.fabric)
+    findings = checks.examine(patient)
+    width = max(len(finding.subject) for finding in findings)
+    for finding in findings:
+        line = Text(f"{finding.level.value:8} ", style=COLOURS[finding.level.value])
+        line.append(f"{finding.subject:{width}}  {finding.text}", style="default")
+        if finding.remedy:
+            line.append(f" -> {finding.remedy}", style="bold default")
+        console.print(line, soft_wrap=True, highlight=False)
+    raise typer.Exit(checks.exit_code(findings))
 
 
 @app.command()
@@ -48,11 +128,29 @@ def demo(
     port: Annotated[int, typer.Option(help="The port that the target listens on.")] = 7204,
 ) -> None:
     """Put FILE into the memory of another process, flush it, read it back and compare."""
+    import rpma
+    from rpma.cli import demo as demonstration
+
+    errors.print(demonstration.fabric_line(), highlight=False, soft_wrap=True)
     try:
         story = demonstration.run(file, address, port)
     except (rpma.RpmaError, OSError) as error:
-        console.print(f"[red]rpma demo:[/] {error}", highlight=False, soft_wrap=True)
+        console.print(f"[red]rpma demo:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     console.print(demonstration.table(story))
     if not story.matches:
         raise typer.Exit(1)
+
+
+def this_machine() -> Machine:
+    """The machine that this runs on."""
+    return Machine(environ=os.environ)
+
+
+def run(broken: ImportError | None) -> None:
+    """Run the command.
+
+    Args:
+        broken: why `import rpma` fails, if it does.
+    """
+    app(obj=broken)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import multiprocessing
 import platform
 import time
@@ -17,6 +16,7 @@ from rich.table import Table
 
 import rpma
 from rpma import FlushType, Usage, allocation
+from rpma.cli.machine import Machine
 
 STAGING_SIZE = 8 << 20
 """How much of the file is in local memory at a time, in bytes."""
@@ -52,19 +52,27 @@ class Story:
         return self.source_digest == self.target_digest == self.returned_digest
 
 
-def device_addresses() -> list[str]:
-    """The addresses of this machine's RDMA devices, as their GIDs tell: IPv4 first."""
-    found = set()
-    for gid in Path("/sys/class/infiniband").glob("*/ports/*/gids/*"):
-        try:
-            number = ipaddress.IPv6Address(gid.read_text().strip())
-        except (OSError, ValueError):
-            continue  # an empty slot
-        if number.ipv4_mapped is not None:
-            found.add(str(number.ipv4_mapped))
-        elif not number.is_link_local and not number.is_unspecified:
-            found.add(str(number))
-    return sorted(found, key=lambda text: (":" in text, text))
+def default_address() -> str:
+    """An address that leads to this machine's RDMA device: IPv4 if there is one.
+
+    Raises:
+        NoDeviceError: no device has an address.
+    """
+    if rpma.fabric.name == "soft":
+        return "127.0.0.1"
+    for device in Machine().devices:
+        if device.addresses:
+            return device.addresses[0]
+    raise rpma.NoDeviceError(
+        "this machine has no RDMA device with an IP address; 'rpma doctor' tells why, and "
+        "RPMA_FABRIC=soft does without a device"
+    )
+
+
+def fabric_line() -> str:
+    """Which fabric the demo takes, and why."""
+    name = "the soft RNIC" if rpma.fabric.name == "soft" else "RDMA"
+    return f"fabric: {name} ({rpma.fabric.reason})"
 
 
 def run(file: Path, address: str | None, port: int) -> Story:
@@ -75,13 +83,7 @@ def run(file: Path, address: str | None, port: int) -> Story:
         OSError: what goes wrong with the file.
     """
     if address is None:
-        addresses = device_addresses()
-        if not addresses:
-            raise rpma.NoDeviceError(
-                "this machine has no RDMA device with an IP address ('rdma link' lists devices); "
-                "'./run demo' in rpma's source tree brings one along"
-            )
-        address = addresses[0]
+        address = default_address()
     size = file.stat().st_size
     context = multiprocessing.get_context("spawn")  # RDMA resources do not survive a fork
     ours, theirs = context.Pipe()

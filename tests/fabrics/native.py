@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+
+from .fabric import Fabric, NoFabricError, librpma
 
 INFINIBAND = Path("/sys/class/infiniband")
 
-#: Ports that the tests listen on; below the range that the kernel hands out to clients.
-FIRST_PORT = 18515
-
-#: The device that `soft_device` adds; names that nothing else has.
+#: The device that `added_device` adds; names that nothing else has.
 INTERFACE = "rpma-rxe-dummy"
 DEVICE = "rpma-rxe"
 ADDRESS = "10.9.9.1"
 ADDRESS6 = "fd09:9::1"
-
-_ports = itertools.count(FIRST_PORT)
-
-
-@dataclass(frozen=True)
-class Fabric:
-    """What a fabric test needs to know: the device, and an IPv4 address that leads to it."""
-
-    device: str
-    address: str
-    #: An IPv6 address of the same interface, for tests of that; None if it has only a link's own.
-    address6: str | None = field(default=None)
-
-    def next_port(self) -> str:
-        """A TCP port that no earlier call has given, as librpma wants it: in text."""
-        return str(next(_ports))
-
-
-class NoDeviceError(RuntimeError):
-    """The machine has no RDMA device with an IPv4 address."""
 
 
 def devices() -> list[str]:
@@ -65,12 +43,34 @@ def find() -> Fabric:
     for device in devices():
         for interface in interfaces(device):
             if (addresses := _addresses(interface))["inet"]:
-                return Fabric(device, addresses["inet"][0], next(iter(addresses["inet6"]), None))
-    raise NoDeviceError("the machine has no RDMA device with an IPv4 address")
+                return Fabric(
+                    name="rdma",
+                    device=device,
+                    address=addresses["inet"][0],
+                    address6=next(iter(addresses["inet6"]), None),
+                    resources=partial(resources, device),
+                )
+    raise NoFabricError("the machine has no RDMA device with an IPv4 address")
+
+
+def resources(device: str) -> dict[str, int]:
+    """How many objects the kernel has on the device."""
+    done = subprocess.run(
+        ["rdma", "-j", "resource", "show", device], capture_output=True, text=True, check=True
+    )
+    (found,) = json.loads(done.stdout)
+    return {name: found[name] for name in ("pd", "cq", "qp", "cm_id", "mr", "srq") if name in found}
+
+
+def description() -> str:
+    """One line about the device and what the tests run on."""
+    device = find().device
+    kind = "Soft-RoCE" if device == DEVICE else "native"
+    return f"{device} ({kind}, Linux {os.uname().release}, {librpma()})"
 
 
 @contextmanager
-def soft_device() -> Iterator[bool]:
+def added_device() -> Iterator[bool]:
     """Add a Soft-RoCE device to this machine for a while, where its kernel lets this process.
 
     Yields whether there is one. What was added is removed again; what was there already stays.
@@ -95,19 +95,6 @@ def soft_device() -> Iterator[bool]:
         if added:
             _quietly("rdma", "link", "delete", DEVICE)
             _quietly("ip", "link", "delete", INTERFACE)
-
-
-def librpma() -> str:
-    """The installed librpma: its Debian package and version, or that there is none."""
-    if shutil.which("dpkg-query"):
-        done = subprocess.run(
-            ["dpkg-query", "-W", "-f=${Package} ${Version}", "librpma0"],
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode == 0 and " " in done.stdout.strip():
-            return done.stdout
-    return "no librpma package"
 
 
 def _addresses(interface: str) -> dict[str, list[str]]:
