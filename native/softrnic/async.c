@@ -37,7 +37,8 @@ object_of(const struct ibv_async_event *event)
 }
 
 void
-async_report(struct ibv_context *ibv_context, enum ibv_event_type type, void *object)
+async_report(struct ibv_context *ibv_context, enum ibv_event_type type, void *object,
+	     unsigned *reported)
 {
 	struct context *context = of(ibv_context);
 	struct async_event *event = calloc(1, sizeof(*event));
@@ -51,12 +52,13 @@ async_report(struct ibv_context *ibv_context, enum ibv_event_type type, void *ob
 	else
 		context->first = event;
 	context->last = event;
+	(*reported)++;
 	(void)eventfd_write(ibv_context->async_fd, 1);
 	pthread_mutex_unlock(&context->lock);
 }
 
 unsigned
-async_forget(struct ibv_context *ibv_context, const void *object)
+async_forget(struct ibv_context *ibv_context, const void *object, const unsigned *reported)
 {
 	struct context *context = of(ibv_context);
 	unsigned count = 0;
@@ -77,6 +79,7 @@ async_forget(struct ibv_context *ibv_context, const void *object)
 			link = &event->next;
 		}
 	}
+	count = *reported - count;
 	pthread_mutex_unlock(&context->lock);
 	return count;
 }

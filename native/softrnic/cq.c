@@ -37,6 +37,8 @@ int
 ibv_destroy_comp_channel(struct ibv_comp_channel *ibv_channel)
 {
 	struct channel *channel = container_of(ibv_channel, struct channel, ibv);
+	if (engine_usable())
+		return EPERM;
 	pthread_mutex_lock(&channel->lock);
 	bool is_used = channel->ibv.refcnt;
 	pthread_mutex_unlock(&channel->lock);
@@ -214,6 +216,8 @@ ibv_resize_cq(struct ibv_cq *ibv_cq, int cqe)
 {
 	struct cq *cq = container_of(ibv_cq, struct cq, ibv);
 	uint32_t mask;
+	if (engine_usable())
+		return EPERM;
 	if (cqe < 1 || cqe > MAX_CQE)
 		return EINVAL;
 	struct ibv_wc *entries = new_entries((uint32_t)cqe, &mask);
@@ -242,6 +246,8 @@ int
 ibv_destroy_cq(struct ibv_cq *ibv_cq)
 {
 	struct cq *cq = container_of(ibv_cq, struct cq, ibv);
+	if (engine_usable())
+		return EPERM;
 	pthread_mutex_lock(&cq->lock);
 	bool is_used = cq->qp_count;
 	pthread_mutex_unlock(&cq->lock);
@@ -261,7 +267,7 @@ ibv_destroy_cq(struct ibv_cq *ibv_cq)
 		pthread_mutex_unlock(&channel->lock);
 	}
 	/* Until the program has acknowledged all it was given, it may still use the queue. */
-	unsigned async_fetched = cq->async_reported - async_forget(ibv_cq->context, ibv_cq);
+	unsigned async_fetched = async_forget(ibv_cq->context, ibv_cq, &cq->async_reported);
 	pthread_mutex_lock(&cq->ibv.mutex);
 	while (cq->ibv.comp_events_completed != fetched ||
 	       cq->ibv.async_events_completed != async_fetched)
@@ -293,13 +299,11 @@ cq_push(struct ibv_cq *ibv_cq, const struct ibv_wc *wc, bool solicited)
 		atomic_store_explicit(&cq->is_armed, false, memory_order_relaxed);
 		notify = ibv_cq->channel;
 	}
-	if (overruns)
-		cq->async_reported++;
 	pthread_mutex_unlock(&cq->lock);
 	if (notify)
 		channel_push(container_of(ibv_cq->channel, struct channel, ibv), cq);
 	if (overruns)
-		async_report(ibv_cq->context, IBV_EVENT_CQ_ERR, ibv_cq);
+		async_report(ibv_cq->context, IBV_EVENT_CQ_ERR, ibv_cq, &cq->async_reported);
 }
 
 void
@@ -370,16 +374,19 @@ serve(struct cq *cq)
 	if (!atomic_load_explicit(&cq->is_armed, memory_order_relaxed))
 		engine_polled(); /* a program that has armed the queue is about to sleep */
 	pthread_mutex_lock(&cq->lock);
-	for_others = cq->qp_count > DIRECT_QPS || cq->polls_for_others-- <= 0;
+	for_others = cq->polls_for_others-- <= 0;
 	if (cq->qp_count <= DIRECT_QPS) {
 		for (; count < DIRECT_QPS && cq->qps[count]; count++)
 			qp_get(qps[count] = cq->qps[count]);
 	}
+	for_others |= count < cq->qp_count; /* too many, or one that came when they were */
 	pthread_mutex_unlock(&cq->lock);
 	for (unsigned i = 0; i < count; i++) {
 		receiver_run(qps[i], BY_POLLER);
-		if (qps[i]->tx.blocked)
+		if (atomic_load_explicit(&qps[i]->tx.blocked, memory_order_relaxed)) {
 			sender_retry(qps[i]);
+			post_done(qps[i]);
+		}
 		qp_release(qps[i]);
 	}
 	if (for_others)

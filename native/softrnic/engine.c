@@ -43,7 +43,8 @@
 
 static struct {
 	pthread_mutex_t lock;
-	int epfd, wake_fd;
+	_Atomic int epfd; /* set last, once all else is there */
+	int wake_fd;
 	unsigned capacity, free_slot;
 	struct slot {
 		struct source *source;
@@ -51,8 +52,8 @@ static struct {
 		unsigned next_free;
 	} * slots;
 	struct source *timed;
-	int64_t next_deadline; /* of `timed`; 0: none */
-	void (*idle)(void);
+	_Atomic int64_t next_deadline; /* of `timed`; 0: none */
+	void (*_Atomic idle)(void);
 	int *child_fds;
 	unsigned child_count, child_capacity;
 } engine = {.lock = PTHREAD_MUTEX_INITIALIZER, .epfd = -1, .wake_fd = -1};
@@ -61,7 +62,8 @@ static struct {
 #define WAKE_UP UINT64_MAX
 
 static _Atomic unsigned forks;
-static unsigned engine_forks; /* the value of `forks` in the process that uses the device */
+/* The value of `forks` in the process that uses the device. */
+static _Atomic unsigned engine_forks;
 
 static _Atomic int64_t last_polled;
 static _Atomic unsigned polls;
@@ -201,8 +203,12 @@ handle(const struct epoll_event *events, int count)
 {
 	for (int i = 0; i < count; i++) {
 		if (events[i].data.u64 == WAKE_UP) {
+			/* It is for the progress thread: nobody else knows the deadlines. */
 			eventfd_t value;
-			(void)eventfd_read(engine.wake_fd, &value);
+			if (is_progress_thread)
+				(void)eventfd_read(engine.wake_fd, &value);
+			else
+				wake_progress();
 			continue;
 		}
 		unsigned index = (unsigned)events[i].data.u64;
@@ -306,9 +312,8 @@ engine_step_back(void)
 static void
 pay(void)
 {
-	if (atomic_load_explicit(&is_owing, memory_order_relaxed) &&
-	    atomic_exchange(&is_owing, false))
-		engine.idle();
+	if (atomic_load(&is_owing) && atomic_exchange(&is_owing, false))
+		atomic_load (&engine.idle)();
 }
 
 /* ---- waiting ---- */
@@ -382,6 +387,10 @@ step_aside(void)
 			return true;
 		}
 		pay();
+		if (atomic_load(&is_owing)) { /* not due yet: nobody else will think of it */
+			sleep_aside(ENGINE_OWED_NS, woken);
+			return true;
+		}
 		atomic_store(&sleeps_for_good, true);
 		if (atomic_load(&serving_waiter) && atomic_load(&waits_ended) == ended) {
 			int64_t next = engine.next_deadline;
@@ -566,9 +575,9 @@ start(void)
 		stop(epfd, wake_fd);
 		return failure;
 	}
-	engine_forks = atomic_load(&forks);
-	engine.epfd = epfd;
+	atomic_store(&engine_forks, atomic_load(&forks));
 	engine.wake_fd = wake_fd;
+	atomic_store(&engine.epfd, epfd);
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &previous); /* signals are the program's */
 	pthread_attr_init(&attributes);
@@ -577,8 +586,8 @@ start(void)
 	pthread_attr_destroy(&attributes);
 	pthread_sigmask(SIG_SETMASK, &previous, NULL);
 	if (ret) {
+		engine.epfd = -1;
 		stop(epfd, wake_fd);
-		engine.epfd = engine.wake_fd = -1;
 		return ret;
 	}
 	remember_fd(epfd);

@@ -28,7 +28,7 @@ struct source {
 	/* The engine's own: */
 	_Atomic unsigned references;
 	uint32_t slot; /* 0: not added */
-	uint32_t events;
+	_Atomic uint32_t events;
 	int64_t deadline; /* 0: none */
 	struct source *next_timed, *previous_timed;
 };

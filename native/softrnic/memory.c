@@ -38,6 +38,8 @@ int
 ibv_dealloc_pd(struct ibv_pd *ibv_pd)
 {
 	struct pd *pd = container_of(ibv_pd, struct pd, ibv);
+	if (engine_usable())
+		return EPERM;
 	if (atomic_load(&pd->users))
 		return EBUSY;
 	free(pd);
@@ -199,6 +201,8 @@ int
 ibv_dereg_mr(struct ibv_mr *ibv_mr)
 {
 	struct mr *mr = container_of(ibv_mr, struct mr, ibv);
+	if (engine_usable())
+		return EPERM;
 	pthread_rwlock_wrlock(&table.lock);
 	remove_from_table(mr);
 	pthread_rwlock_unlock(&table.lock);
@@ -214,6 +218,10 @@ ibv_rereg_mr(struct ibv_mr *ibv_mr, int flags, struct ibv_pd *pd, void *address,
 	     int access)
 {
 	struct mr *mr = container_of(ibv_mr, struct mr, ibv);
+	if (engine_usable()) {
+		errno = EPERM;
+		return IBV_REREG_MR_ERR_INPUT;
+	}
 	if (!flags || flags & ~IBV_REREG_MR_FLAGS_SUPPORTED ||
 	    (flags & IBV_REREG_MR_CHANGE_PD && !pd) ||
 	    (flags & IBV_REREG_MR_CHANGE_TRANSLATION && (!address || !length))) {

@@ -16,19 +16,25 @@
 	(IBV_SEND_FENCE | IBV_SEND_SIGNALED | IBV_SEND_SOLICITED | IBV_SEND_INLINE |               \
 	 IBV_SEND_IP_CSUM)
 
-struct request *
-request_new(struct qp *qp)
+/* The place in the send queue so far behind its tail, which has to be free. */
+static struct request *
+request_new(struct qp *qp, uint32_t behind)
 {
 	struct sender *tx = &qp->tx;
-	if (tx->tail - tx->head >= tx->limit)
-		return NULL;
-	uint32_t index = tx->tail & tx->mask;
+	uint32_t index = (tx->tail + behind) & tx->mask;
 	struct request *request = &tx->requests[index];
 	*request = (struct request){.sges = tx->sges + (size_t)index * qp->init.cap.max_send_sge};
 	return request;
 }
 
-int
+static uint32_t
+room(const struct sender *tx)
+{
+	return tx->limit - (tx->tail - tx->head);
+}
+
+/* 0 or an errno; `request` has its opcode and lengths. */
+static int
 request_check(const struct qp *qp, const struct request *request)
 {
 	switch (request->opcode) {
@@ -60,7 +66,7 @@ copy_inline(struct qp *qp, struct request *request, const struct ibv_sge *sges, 
 {
 	struct sender *tx = &qp->tx;
 	uint32_t room = qp->init.cap.max_inline_data, size = 0;
-	uint8_t *to = tx->inline_data + (size_t)(tx->tail & tx->mask) * room;
+	uint8_t *to = tx->inline_data + (size_t)(request - tx->requests) * room;
 	for (int i = 0; i < count; i++) {
 		if (sges[i].length > room - size)
 			return EINVAL;
@@ -134,15 +140,19 @@ post_send(struct ibv_qp *ibv_qp, struct ibv_send_wr *wr, struct ibv_send_wr **ba
 		*bad = wr;
 		return ret;
 	}
+	if (qp->is_ex)
+		pthread_mutex_lock(&qp->batch_lock);
 	pthread_mutex_lock(&tx->lock);
 	int state = atomic_load_explicit(&qp->state, memory_order_relaxed);
 	for (; wr; wr = wr->next) {
 		struct request *request = NULL;
 		if (state != IBV_QPS_RTS && state != IBV_QPS_ERR)
 			ret = EINVAL;
+		else if (!room(tx))
+			ret = ENOMEM;
 		if (!ret) {
-			request = request_new(qp);
-			ret = request ? set(qp, request, wr) : ENOMEM;
+			request = request_new(qp, 0);
+			ret = set(qp, request, wr);
 		}
 		if (ret) {
 			*bad = wr;
@@ -156,11 +166,17 @@ post_send(struct ibv_qp *ibv_qp, struct ibv_send_wr *wr, struct ibv_send_wr **ba
 	if (!gathers(tx))
 		sender_run(qp);
 	pthread_mutex_unlock(&tx->lock);
+	if (qp->is_ex)
+		pthread_mutex_unlock(&qp->batch_lock);
 	post_done(qp);
 	return ret;
 }
 
-/* ---- ibv_wr_*: from wr_start to wr_complete the send queue is locked ---- */
+/*
+ * ---- ibv_wr_*: from wr_start to wr_complete nobody else posts ----
+ *
+ * What the program does in between is its own affair: it may poll, and the stream goes on.
+ */
 
 static struct qp *
 of_ex(struct ibv_qp_ex *ex)
@@ -172,8 +188,11 @@ static void
 wr_start(struct ibv_qp_ex *ex)
 {
 	struct qp *qp = of_ex(ex);
+	pthread_mutex_lock(&qp->batch_lock);
 	pthread_mutex_lock(&qp->tx.lock);
-	qp->batch_tail = qp->tx.tail;
+	qp->batch_room = room(&qp->tx);
+	pthread_mutex_unlock(&qp->tx.lock);
+	qp->batch_count = 0;
 	qp->batch_request = NULL;
 	int state = atomic_load(&qp->state);
 	qp->batch_error = engine_usable();
@@ -188,7 +207,7 @@ wr_finish(struct qp *qp)
 	if (qp->batch_request && !qp->batch_error)
 		qp->batch_error = request_check(qp, qp->batch_request);
 	if (qp->batch_request)
-		qp->tx.tail++;
+		qp->batch_count++;
 	qp->batch_request = NULL;
 }
 
@@ -197,13 +216,11 @@ wr_begin(struct ibv_qp_ex *ex, enum ibv_wr_opcode opcode)
 {
 	struct qp *qp = of_ex(ex);
 	wr_finish(qp);
+	if (!qp->batch_error && qp->batch_count == qp->batch_room)
+		qp->batch_error = ENOMEM;
 	if (qp->batch_error)
 		return NULL;
-	struct request *request = request_new(qp);
-	if (!request) {
-		qp->batch_error = ENOMEM;
-		return NULL;
-	}
+	struct request *request = request_new(qp, qp->batch_count);
 	request->opcode = opcode;
 	request->wr_id = ex->wr_id;
 	request->flags = ex->wr_flags;
@@ -336,14 +353,16 @@ wr_complete(struct ibv_qp_ex *ex)
 	struct sender *tx = &qp->tx;
 	wr_finish(qp);
 	int ret = qp->batch_error;
-	if (ret) {
-		tx->tail = qp->batch_tail;
-	} else if (atomic_load(&qp->state) == IBV_QPS_ERR) {
-		sender_flush(qp);
-	} else if (!gathers(tx)) {
-		sender_run(qp);
+	if (!ret) {
+		pthread_mutex_lock(&tx->lock);
+		tx->tail += qp->batch_count;
+		if (atomic_load(&qp->state) == IBV_QPS_ERR)
+			sender_flush(qp);
+		else if (!gathers(tx))
+			sender_run(qp);
+		pthread_mutex_unlock(&tx->lock);
 	}
-	pthread_mutex_unlock(&tx->lock);
+	pthread_mutex_unlock(&qp->batch_lock);
 	post_done(qp);
 	return ret;
 }
@@ -352,9 +371,8 @@ static void
 wr_abort(struct ibv_qp_ex *ex)
 {
 	struct qp *qp = of_ex(ex);
-	qp->tx.tail = qp->batch_tail;
 	qp->batch_request = NULL;
-	pthread_mutex_unlock(&qp->tx.lock);
+	pthread_mutex_unlock(&qp->batch_lock);
 }
 
 int

@@ -4,8 +4,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -98,13 +100,12 @@ static void
 pay(struct qp *qp)
 {
 	pthread_mutex_lock(&qp->tx.lock);
-	if (atomic_load(&qp->tx.owes)) {
-		if (engine_now() - qp->tx.owed_since >= ENGINE_OWED_NS)
-			sender_run(qp);
-		else
-			(void)engine_owe(); /* it may still travel with something */
-	}
+	/* Until it is due it may still travel with something, if there is somebody to see to it. */
+	if (atomic_load(&qp->tx.owes) &&
+	    (engine_now() - qp->tx.owed_since >= ENGINE_OWED_NS || !engine_owe()))
+		sender_run(qp);
 	pthread_mutex_unlock(&qp->tx.lock);
+	post_done(qp);
 }
 
 /* What a program's thread put off and did not come back for. */
@@ -165,7 +166,10 @@ close_stream(struct qp *qp)
 {
 	if (!qp->has_stream)
 		return;
+	pthread_mutex_lock(&qp->tx.lock); /* the sender is not at the socket, and won't be */
 	qp->has_stream = false;
+	pthread_mutex_unlock(&qp->tx.lock);
+	parked_free(&qp->rx);
 	int fd = qp->source.fd;
 	engine_remove(&qp->source);
 	engine_forget_fd(fd);
@@ -188,8 +192,8 @@ flush_receives(struct qp *qp)
 	}
 	if (qp->init.srq) {
 		srq_unstall(container_of(qp->init.srq, struct srq, ibv), qp);
-		qp->async_reported++;
-		async_report(qp->ibv.context, IBV_EVENT_QP_LAST_WQE_REACHED, &qp->ibv);
+		async_report(qp->ibv.context, IBV_EVENT_QP_LAST_WQE_REACHED, &qp->ibv,
+			     &qp->async_reported);
 		return;
 	}
 	pthread_mutex_lock(&qp->rq.lock);
@@ -210,7 +214,7 @@ qp_break_receiving(struct qp *qp, const struct terminate *terminate, bool is_ove
 	qp->ibv.state = IBV_QPS_ERR;
 	if (is_first) {
 		/* What has come in is answered, as the peer may count on it. */
-		if (qp->has_stream && !is_over && !terminate)
+		if (qp->has_stream && !is_over)
 			sender_run(qp);
 		sender_flush(qp);
 		if (qp->has_stream && !is_over) {
@@ -223,6 +227,7 @@ qp_break_receiving(struct qp *qp, const struct terminate *terminate, bool is_ove
 	if (is_first) {
 		qp->rx.state = IN_OVER;
 		qp->rx.start = qp->rx.end = 0;
+		qp->rx.is_stalled = qp->rx.is_full = false;
 		flush_receives(qp);
 	}
 	if (is_over)
@@ -245,14 +250,17 @@ qp_break(struct qp *qp, const struct terminate *terminate, bool is_over)
 void
 qp_break_failed(struct qp *qp)
 {
-	struct terminate terminate = {.error = ERROR_LOCAL_CATASTROPHIC};
+	pthread_mutex_lock(&qp->tx.lock);
+	struct terminate terminate = qp->tx.failure;
+	pthread_mutex_unlock(&qp->tx.lock);
 	qp_break_receiving(qp, &terminate, false);
 }
 
 void
 post_done(struct qp *qp)
 {
-	if (!qp->tx.has_failed || atomic_load(&qp->state) == IBV_QPS_ERR)
+	if (!atomic_load_explicit(&qp->tx.has_failed, memory_order_relaxed) ||
+	    atomic_load(&qp->state) == IBV_QPS_ERR)
 		return;
 	/* What the peer has said before it went away explains more than that it did. */
 	receiver_run(qp, BY_PROGRESS);
@@ -279,7 +287,7 @@ ready(struct source *source, uint32_t events)
 	struct qp *qp = container_of(source, struct qp, source);
 	if (events & EPOLLOUT)
 		sender_retry(qp);
-	if (qp->rx.state == IN_STALLED && events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+	if (qp->rx.is_full && events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
 		/* What waits for a receive will not get one. */
 		qp_break(qp, NULL, true);
 		return;
@@ -294,7 +302,17 @@ static void
 expired(struct source *source)
 {
 	struct qp *qp = container_of(source, struct qp, source);
-	qp_break(qp, NULL, true);
+	struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+	int left;
+	pthread_mutex_lock(&qp->rx.lock);
+	if (atomic_load(&qp->state) == IBV_QPS_ERR) { /* else it has been reset, just now */
+		/* A peer that does not read would not get to know of the end behind the rest. */
+		if (qp->has_stream && ioctl(source->fd, SIOCOUTQ, &left) == 0 && left)
+			(void)connect(source->fd, &nobody, sizeof(nobody));
+		qp_break_receiving(qp, NULL, true);
+	}
+	pthread_mutex_unlock(&qp->rx.lock);
+	qp_tell(qp);
 }
 
 static void
@@ -323,6 +341,7 @@ release(struct source *source)
 	pthread_mutex_destroy(&qp->tx.lock);
 	pthread_mutex_destroy(&qp->rx.lock);
 	pthread_mutex_destroy(&qp->events_lock);
+	pthread_mutex_destroy(&qp->batch_lock);
 	free(qp);
 }
 
@@ -403,6 +422,7 @@ qp_connect(struct ibv_qp *ibv_qp, const struct stream_setup *setup)
 		qp->has_stream = true;
 		pthread_mutex_lock(&qp->events_lock);
 		qp->events = setup->events;
+		qp->owes_established = qp->owes_ended = false;
 		pthread_mutex_unlock(&qp->events_lock);
 		qp->ibv.state = IBV_QPS_RTS;
 		atomic_store(&qp->state, IBV_QPS_RTS);
@@ -422,6 +442,8 @@ qp_connect(struct ibv_qp *ibv_qp, const struct stream_setup *setup)
 	pthread_mutex_unlock(&qp->rx.lock);
 	if (!ret && setup->received_size)
 		receiver_run(qp, BY_PROGRESS);
+	if (!ret)
+		post_done(qp);
 	return ret;
 }
 
@@ -490,6 +512,7 @@ create_qp_ex(struct ibv_context *context, struct ibv_qp_init_attr_ex *attr)
 		pthread_mutex_init(&qp->tx.lock, NULL);
 		pthread_mutex_init(&qp->rx.lock, NULL);
 		pthread_mutex_init(&qp->events_lock, NULL);
+		pthread_mutex_init(&qp->batch_lock, NULL);
 		qp->init = (struct ibv_qp_init_attr){.qp_context = attr->qp_context,
 						     .send_cq = attr->send_cq,
 						     .recv_cq = attr->recv_cq,
@@ -572,16 +595,22 @@ reset(struct qp *qp)
 	tx->inbound_head = tx->inbound_tail = tx->response_offset = 0;
 	tx->outbound_head = tx->outbound_tail = 0;
 	tx->acks = tx->acked_upto = tx->signalled_upto = tx->bytes_unasked = 0;
-	tx->blocked = tx->closes = tx->is_shut = tx->has_failed = tx->imm_sent = false;
+	tx->closes = tx->is_shut = tx->imm_sent = tx->turn = tx->waits_first = false;
+	tx->blocked = tx->has_failed = tx->owes = false;
+	tx->failure = (struct terminate){0};
 	qp->rx.has_imm = qp->rx.has_receive = false;
 	qp->rx.read_placed = qp->rx.received = 0;
 	qp->rx.state = IN_OVER;
-	if (!qp->init.srq)
+	if (!qp->init.srq) {
+		pthread_mutex_lock(&qp->rq.lock);
 		qp->rq.flushes = false;
+		pthread_mutex_unlock(&qp->rq.lock);
+	}
 	atomic_store(&qp->state, IBV_QPS_RESET);
 	qp->ibv.state = IBV_QPS_RESET;
 	pthread_mutex_unlock(&qp->tx.lock);
 	pthread_mutex_unlock(&qp->rx.lock);
+	qp_tell(qp);
 	cq_clean(qp->ibv.send_cq, qp->ibv.qp_num);
 	cq_clean(qp->ibv.recv_cq, qp->ibv.qp_num);
 }
@@ -594,7 +623,7 @@ to_state(struct qp *qp, enum ibv_qp_state wanted)
 		[IBV_QPS_RTR] = IBV_QPS_INIT,
 		[IBV_QPS_RTS] = IBV_QPS_RTR,
 	};
-	int current = atomic_load(&qp->state);
+	int current, ret = 0;
 	switch (wanted) {
 	case IBV_QPS_RESET:
 		reset(qp);
@@ -605,14 +634,17 @@ to_state(struct qp *qp, enum ibv_qp_state wanted)
 	case IBV_QPS_INIT:
 	case IBV_QPS_RTR:
 	case IBV_QPS_RTS:
-		/* With a stream it is further already: the connection manager has seen to it. */
-		if (current == (int)wanted || (qp->has_stream && current == IBV_QPS_RTS))
-			return 0;
-		if (current != (int)before[wanted])
-			return EINVAL;
-		atomic_store(&qp->state, wanted);
-		qp->ibv.state = wanted;
-		return 0;
+		pthread_mutex_lock(&qp->tx.lock);
+		current = atomic_load(&qp->state);
+		if (current == (int)before[wanted]) {
+			atomic_store(&qp->state, wanted);
+			qp->ibv.state = wanted;
+		} else if (current != (int)wanted && !(qp->has_stream && current == IBV_QPS_RTS)) {
+			/* With a stream it is further: the connection manager has seen to it. */
+			ret = EINVAL;
+		}
+		pthread_mutex_unlock(&qp->tx.lock);
+		return ret;
 	default:
 		return EINVAL;
 	}
@@ -631,12 +663,14 @@ ibv_modify_qp(struct ibv_qp *ibv_qp, struct ibv_qp_attr *attr, int mask)
 	int ret = engine_usable();
 	if (ret)
 		return ret;
-	if (mask & IBV_QP_CUR_STATE && attr->cur_qp_state != ibv_qp->state)
+	if (mask & IBV_QP_CUR_STATE && (int)attr->cur_qp_state != atomic_load(&qp->state))
 		return EINVAL;
 	if (mask & IBV_QP_PORT && attr->port_num != 1)
 		return EINVAL;
 	if (mask & IBV_QP_ACCESS_FLAGS)
 		qp->access = attr->qp_access_flags;
+	if (mask & IBV_QP_TIMEOUT)
+		qp->timeout = attr->timeout; /* TCP has its own: kept for who asks */
 	return mask & IBV_QP_STATE ? to_state(qp, attr->qp_state) : 0;
 }
 
@@ -654,7 +688,7 @@ ibv_query_qp(struct ibv_qp *ibv_qp, struct ibv_qp_attr *attr, int mask,
 	attr->port_num = 1;
 	attr->max_rd_atomic = (uint8_t)(qp->ord > 255 ? 255 : qp->ord);
 	attr->max_dest_rd_atomic = (uint8_t)(qp->ird > 255 ? 255 : qp->ird);
-	attr->sq_draining = 0;
+	attr->timeout = qp->timeout;
 	*init = qp->init;
 	return 0;
 }
@@ -663,25 +697,24 @@ int
 ibv_destroy_qp(struct ibv_qp *ibv_qp)
 {
 	struct qp *qp = to_qp(ibv_qp);
+	if (engine_usable())
+		return EPERM;
+	remove_from_table(qp);
+	/* What was sent still arrives: the stream lingers on its own. */
+	qp_break(qp, NULL, false);
+	pthread_mutex_lock(&qp->rx.lock);
+	if (qp->has_stream)
+		atomic_store(&qp->owes_ended, true);
+	pthread_mutex_unlock(&qp->rx.lock);
+	qp_tell(qp);
+	qp_forget_events(ibv_qp);
+	/* From here on it completes nothing: its completion queues may go. */
+	cq_clean(ibv_qp->send_cq, ibv_qp->qp_num);
+	cq_clean(ibv_qp->recv_cq, ibv_qp->qp_num);
 	cq_detach(ibv_qp->send_cq, qp);
 	if (ibv_qp->recv_cq != ibv_qp->send_cq)
 		cq_detach(ibv_qp->recv_cq, qp);
-	remove_from_table(qp);
-	if (engine_usable() == 0) {
-		/* What was sent still arrives: the stream lingers on its own. */
-		qp_break(qp, NULL, false);
-		pthread_mutex_lock(&qp->rx.lock);
-		if (!qp->has_stream || qp->source.slot == 0)
-			close_stream(qp);
-		else
-			atomic_store(&qp->owes_ended, true);
-		pthread_mutex_unlock(&qp->rx.lock);
-		qp_tell(qp);
-	}
-	qp_forget_events(ibv_qp);
-	cq_clean(ibv_qp->send_cq, ibv_qp->qp_num);
-	cq_clean(ibv_qp->recv_cq, ibv_qp->qp_num);
-	unsigned fetched = qp->async_reported - async_forget(ibv_qp->context, ibv_qp);
+	unsigned fetched = async_forget(ibv_qp->context, ibv_qp, &qp->async_reported);
 	pthread_mutex_lock(&ibv_qp->mutex);
 	while (ibv_qp->events_completed != fetched)
 		pthread_cond_wait(&ibv_qp->cond, &ibv_qp->mutex);

@@ -160,6 +160,8 @@ int
 ibv_modify_srq(struct ibv_srq *ibv_srq, struct ibv_srq_attr *attr, int mask)
 {
 	struct srq *srq = container_of(ibv_srq, struct srq, ibv);
+	if (engine_usable())
+		return EPERM;
 	if (mask & ~(IBV_SRQ_LIMIT | IBV_SRQ_MAX_WR))
 		return EINVAL;
 	if (mask & IBV_SRQ_MAX_WR)
@@ -189,9 +191,11 @@ int
 ibv_destroy_srq(struct ibv_srq *ibv_srq)
 {
 	struct srq *srq = container_of(ibv_srq, struct srq, ibv);
+	if (engine_usable())
+		return EPERM;
 	if (atomic_load(&srq->users))
 		return EBUSY;
-	unsigned fetched = srq->async_reported - async_forget(ibv_srq->context, ibv_srq);
+	unsigned fetched = async_forget(ibv_srq->context, ibv_srq, &srq->async_reported);
 	pthread_mutex_lock(&srq->ibv.mutex);
 	while (srq->ibv.events_completed != fetched)
 		pthread_cond_wait(&srq->ibv.cond, &srq->ibv.mutex);
@@ -258,13 +262,13 @@ srq_take(struct srq *srq, struct receive *receive)
 		pthread_mutex_lock(&srq->rq.lock);
 		if (srq->limit_event && srq->rq.tail - srq->rq.head < srq->limit_event) {
 			srq->limit_event = 0;
-			srq->async_reported++;
 			is_low = true;
 		}
 		pthread_mutex_unlock(&srq->rq.lock);
 	}
 	if (is_low)
-		async_report(srq->ibv.context, IBV_EVENT_SRQ_LIMIT_REACHED, &srq->ibv);
+		async_report(srq->ibv.context, IBV_EVENT_SRQ_LIMIT_REACHED, &srq->ibv,
+			     &srq->async_reported);
 	return is_there;
 }
 

@@ -47,8 +47,7 @@ refuse_bytes(struct qp *qp, uint16_t error)
 static void
 report_access_error(struct qp *qp)
 {
-	qp->async_reported++;
-	async_report(qp->ibv.context, IBV_EVENT_QP_ACCESS_ERR, &qp->ibv);
+	async_report(qp->ibv.context, IBV_EVENT_QP_ACCESS_ERR, &qp->ibv, &qp->async_reported);
 }
 
 /* A violation of this side's memory: the program is told, too. */
@@ -72,18 +71,8 @@ take_receive(struct qp *qp)
 {
 	struct receiver *rx = &qp->rx;
 	struct srq *srq = qp->init.srq ? container_of(qp->init.srq, struct srq, ibv) : NULL;
-	if (srq) {
-		rx->has_receive = srq_take(srq, &rx->receive);
-		if (!rx->has_receive) {
-			srq_stall(srq, qp);
-			/* One may have been posted before this was on the list. */
-			rx->has_receive = srq_take(srq, &rx->receive);
-			if (rx->has_receive)
-				srq_unstall(srq, qp);
-		}
-	} else {
-		rx->has_receive = receive_queue_take(&qp->rq, &rx->receive);
-	}
+	rx->has_receive =
+		srq ? srq_take(srq, &rx->receive) : receive_queue_take(&qp->rq, &rx->receive);
 	rx->received = 0;
 	return rx->has_receive;
 }
@@ -338,8 +327,9 @@ end_segment(struct qp *qp)
 /* ---- control messages, which come whole ---- */
 
 static enum verdict
-add_inbound(struct qp *qp, const struct inbound *inbound)
+add_inbound(struct qp *qp, struct inbound *inbound)
 {
+	inbound->msn = qp->rx.read_msn++;
 	pthread_mutex_lock(&qp->tx.lock);
 	bool fits = sender_add_inbound(qp, inbound);
 	pthread_mutex_unlock(&qp->tx.lock);
@@ -365,7 +355,6 @@ handle_read_request(struct qp *qp, const uint8_t *payload)
 			return refuse_access(qp, error, &inbound.read);
 		mr_put(mr);
 	}
-	rx->read_msn++;
 	return add_inbound(qp, &inbound);
 }
 
@@ -386,12 +375,12 @@ handle_atomic_request(struct qp *qp, const uint8_t *payload)
 	if (!mr)
 		return refuse_access(qp, error, NULL);
 	uint64_t *word = mr_pointer(mr, atomic.to);
-	struct inbound inbound = {.is_atomic = true, .request_id = atomic.request_id};
-	uint64_t original = __atomic_load_n(word, __ATOMIC_SEQ_CST), wanted;
-	if ((uintptr_t)word & 7) {
+	if ((uintptr_t)word & 7) { /* its place there is not what it is here */
 		mr_put(mr);
 		return refuse_access(qp, ERROR_ACCESS, NULL);
 	}
+	struct inbound inbound = {.is_atomic = true, .request_id = atomic.request_id};
+	uint64_t original = __atomic_load_n(word, __ATOMIC_SEQ_CST), wanted;
 	do {
 		if (atomic.operation == ATOMIC_FETCH_ADD)
 			wanted = original + atomic.add_swap;
@@ -404,7 +393,6 @@ handle_atomic_request(struct qp *qp, const uint8_t *payload)
 					      __ATOMIC_SEQ_CST));
 	mr_put(mr);
 	inbound.original = original;
-	rx->read_msn++;
 	return add_inbound(qp, &inbound);
 }
 
@@ -569,6 +557,9 @@ handle_head(struct qp *qp)
 		return NEED_MORE;
 	if (size < 0)
 		return refuse_bytes(qp, (uint16_t)-size);
+	/* What waits for a receive must not be overtaken. */
+	if (rx->is_stalled && !parked_lets_pass(rx->head.opcode))
+		return STALL;
 	if (is_control(rx->head.opcode)) {
 		if (!control_size_ok(&rx->head))
 			return refuse(qp, ERROR_DDP_CATASTROPHIC);
@@ -626,11 +617,70 @@ digest(struct qp *qp)
 		case IN_TRAILER:
 			verdict = handle_trailer(qp);
 			break;
-		default:
+		case IN_PARKING:
+			parked_take(rx);
+			verdict = rx->parked.left ? NEED_MORE : CONTINUE;
+			break;
+		case IN_OVER:
 			return BROKEN;
 		}
 	}
 	return verdict;
+}
+
+/*
+ * Whether the message that lacks a receive waits for one: from now on who posts one kicks. One may
+ * have been posted since.
+ */
+static bool
+stalls(struct qp *qp)
+{
+	struct receiver *rx = &qp->rx;
+	struct srq *srq = qp->init.srq ? container_of(qp->init.srq, struct srq, ibv) : NULL;
+	if (rx->is_stalled)
+		return true;
+	atomic_store(&rx->is_stalled, true);
+	if (srq)
+		srq_stall(srq, qp);
+	if (!receive_queue_length(srq ? &srq->rq : &qp->rq))
+		return true;
+	if (srq)
+		srq_unstall(srq, qp);
+	atomic_store(&rx->is_stalled, false);
+	return false;
+}
+
+/* What the buffer has; what waits for a receive, and what follows it, is parked. */
+static enum verdict
+advance(struct qp *qp)
+{
+	for (;;) {
+		enum verdict verdict = digest(qp);
+		if (verdict != STALL)
+			return verdict;
+		if (!stalls(qp))
+			continue;
+		first_has_come(qp);
+		if (!parked_begin(&qp->rx))
+			return STALL;
+	}
+}
+
+/* A receive has been posted: what is parked goes on. */
+static void
+resume(struct qp *qp)
+{
+	struct receiver *rx = &qp->rx;
+	struct position stream;
+	enum verdict verdict;
+	atomic_store(&rx->is_stalled, false);
+	if (rx->parked.start == rx->parked.end)
+		return;
+	parked_enter(rx, &stream);
+	do
+		verdict = digest(qp);
+	while (verdict == STALL && !stalls(qp));
+	parked_leave(rx, &stream, verdict == STALL);
 }
 
 /* Payload into its place, and what follows it into the buffer, which is empty. */
@@ -694,10 +744,12 @@ static void
 drain(struct qp *qp)
 {
 	ssize_t got;
-	do
+	size_t total = 0;
+	do {
 		got = recv(qp->source.fd, qp->rx.buffer, IN_BUFFER, MSG_DONTWAIT);
-	while (got > 0 || (got < 0 && errno == EINTR));
-	if (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK))
+		total += got > 0 ? (size_t)got : 0;
+	} while ((got > 0 && total < RUN_BYTES) || (got < 0 && errno == EINTR));
+	if (got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK))
 		qp_break_receiving(qp, NULL, true);
 }
 
@@ -707,8 +759,8 @@ run(struct qp *qp)
 {
 	struct receiver *rx = &qp->rx;
 	size_t total = 0;
-	/* What was left in the buffer when a receive was lacking comes first. */
-	enum verdict verdict = rx->start != rx->end ? digest(qp) : NEED_MORE;
+	/* What was left in the buffer when there was no room for it comes first. */
+	enum verdict verdict = rx->start != rx->end ? advance(qp) : NEED_MORE;
 	while (verdict == NEED_MORE && total < RUN_BYTES) {
 		size_t asked = 0;
 		bool is_direct = rx->state == IN_PAYLOAD && rx->start == rx->end &&
@@ -726,21 +778,13 @@ run(struct qp *qp)
 			return;
 		}
 		total += (size_t)got;
-		verdict = digest(qp);
+		verdict = advance(qp);
 		if ((size_t)got < asked)
 			break; /* the socket is empty: no need to ask */
 	}
 	if (verdict == STALL) {
-		rx->state = IN_STALLED;
+		rx->is_full = true;
 		(void)engine_change(&qp->source, 0, EPOLLIN);
-		/* One may have been posted since. */
-		struct receive_queue *rq =
-			qp->init.srq ? &container_of(qp->init.srq, struct srq, ibv)->rq : &qp->rq;
-		if (receive_queue_length(rq)) {
-			rx->state = IN_HEAD;
-			(void)engine_change(&qp->source, EPOLLIN, 0);
-			run(qp);
-		}
 	}
 }
 
@@ -769,6 +813,15 @@ answer(struct qp *qp, enum served_by by)
 	pthread_mutex_unlock(&tx->lock);
 }
 
+static void
+finish(struct qp *qp, enum served_by by)
+{
+	if (qp->rx.state != IN_OVER)
+		answer(qp, by);
+	if (atomic_load_explicit(&qp->tx.has_failed, memory_order_relaxed))
+		qp_break_failed(qp);
+}
+
 void
 receiver_run(struct qp *qp, enum served_by by)
 {
@@ -781,12 +834,10 @@ receiver_run(struct qp *qp, enum served_by by)
 	if (qp->has_stream) {
 		if (rx->state == IN_OVER) {
 			drain(qp);
-		} else if (rx->state != IN_STALLED) {
-			run(qp);
-			if (rx->state != IN_OVER)
-				answer(qp, by);
-			if (qp->tx.has_failed)
-				qp_break_failed(qp);
+		} else {
+			if (!rx->is_full)
+				run(qp);
+			finish(qp, by);
 		}
 	}
 	pthread_mutex_unlock(&rx->lock);
@@ -798,15 +849,17 @@ receiver_kick(struct qp *qp)
 {
 	struct receiver *rx = &qp->rx;
 	/* Who finds no receive looks again after it has said so. */
-	if (rx->state != IN_STALLED)
+	if (!atomic_load(&rx->is_stalled))
 		return;
 	pthread_mutex_lock(&rx->lock);
-	if (qp->has_stream && rx->state == IN_STALLED) {
-		rx->state = IN_HEAD;
-		(void)engine_change(&qp->source, EPOLLIN, 0);
-		run(qp);
+	if (qp->has_stream && rx->is_stalled) {
+		bool was_full = atomic_exchange(&rx->is_full, false);
+		resume(qp);
 		if (rx->state != IN_OVER)
-			answer(qp, BY_PROGRESS);
+			run(qp);
+		if (was_full && !rx->is_full)
+			(void)engine_change(&qp->source, EPOLLIN, 0);
+		finish(qp, BY_PROGRESS);
 	}
 	pthread_mutex_unlock(&rx->lock);
 	qp_tell(qp);

@@ -85,6 +85,7 @@ sender_flush(struct qp *qp)
 	}
 	tx->next = tx->tail;
 	tx->offset = 0;
+	tx->imm_sent = false;
 }
 
 void
@@ -159,7 +160,17 @@ sender_terminated(struct qp *qp, const struct terminate *terminate)
 	}
 	if (position == end)
 		return;
-	sender_complete(qp, position);
+	/* Those before it are done, but for what a read or an atomic would have brought. */
+	uint32_t done = position;
+	for (uint32_t i = tx->outbound_head; i != tx->outbound_tail; i++) {
+		const struct outbound *outbound = &tx->outbounds[i % tx->outbound_size];
+		if (outbound->kind != OUTBOUND_ACK) {
+			if ((int32_t)(outbound->request - 1 - position) < 0)
+				done = outbound->request - 1;
+			break;
+		}
+	}
+	sender_complete(qp, done);
 	request_at(tx, position)->failed = status_of(terminate->error);
 }
 
@@ -279,7 +290,20 @@ sender_add_inbound(struct qp *qp, const struct inbound *inbound)
 static void
 fail(struct sender *tx)
 {
-	tx->has_failed = true;
+	atomic_store_explicit(&tx->has_failed, true, memory_order_relaxed);
+}
+
+/* What the peer wants to read has been taken back since its request came. */
+static void
+fail_response(struct sender *tx, uint16_t error, uint32_t msn)
+{
+	struct fpdu_head head = {.last = true,
+				 .opcode = RDMAP_READ_REQUEST,
+				 .payload = READ_REQUEST_SIZE,
+				 .qn = QN_READ_REQUEST,
+				 .msn = msn};
+	tx->failure = (struct terminate){.error = error, .has_head = true, .head = head};
+	fail(tx);
 }
 
 /* The next FPDU of the oldest response. */
@@ -306,8 +330,8 @@ respond(struct qp *qp)
 		piece.mr =
 			mr_get(qp->ibv.pd, read->source_stag, read->source_to + tx->response_offset,
 			       size, IBV_ACCESS_REMOTE_READ, &error);
-		if (!piece.mr) { /* taken back since the request came */
-			fail(tx);
+		if (!piece.mr) {
+			fail_response(tx, error, inbound->msn);
 			return;
 		}
 		piece.bytes = mr_pointer(piece.mr, read->source_to + tx->response_offset);
@@ -322,6 +346,8 @@ respond(struct qp *qp)
 	struct out *out = out_new(tx, &head);
 	out->is_response = true;
 	out->rkey = read->source_stag;
+	out->source = read->source_to + tx->response_offset;
+	out->msn = inbound->msn;
 	out_payload(qp, out, &piece, size ? 1 : 0, size);
 	if (piece.mr)
 		mr_put(piece.mr);
@@ -619,17 +645,20 @@ iovecs_of(const struct out *out, uint32_t skip, struct iovec *iovecs)
 	return count;
 }
 
+/* Hold what a response reads from: the right to it may have been taken back. */
 static bool
-may_resume(struct qp *qp, const struct out *out)
+hold_source(struct qp *qp, const struct out *out, struct mr **held, unsigned *count)
 {
 	uint16_t error;
 	if (!out->is_response || !out->segment_count)
 		return true;
-	/* The range was checked; the right to it may have been taken back. */
-	struct mr *mr = mr_get(qp->ibv.pd, out->rkey, 0, 0, 0, &error);
+	struct mr *mr = mr_get(qp->ibv.pd, out->rkey, out->source, out->segments[0].iov_len,
+			       IBV_ACCESS_REMOTE_READ, &error);
 	if (mr)
-		mr_put(mr);
-	return error != ERROR_INVALID_STAG;
+		held[(*count)++] = mr;
+	else
+		fail_response(&qp->tx, error, out->msn);
+	return mr;
 }
 
 static void
@@ -637,26 +666,28 @@ transmit(struct qp *qp)
 {
 	struct sender *tx = &qp->tx;
 	struct iovec iovecs[IOVECS];
-	unsigned count = 0;
+	struct mr *held[OUT_RING];
+	unsigned count = 0, held_count = 0;
 	size_t size = 0;
 	for (uint32_t i = tx->out_head; i != tx->out_tail; i++) {
 		const struct out *out = &tx->outs[i % OUT_RING];
 		uint32_t skip = i == tx->out_head ? tx->out_sent : 0;
 		if (count + OUT_SEGMENTS + 2 > IOVECS)
 			break;
-		if (!may_resume(qp, out)) {
-			fail(tx);
-			return;
-		}
+		if (!hold_source(qp, out, held, &held_count))
+			break; /* what goes before it goes */
 		count += iovecs_of(out, skip, iovecs + count);
 		size += out->size - skip;
 	}
 	struct msghdr message = {.msg_iov = iovecs, .msg_iovlen = count};
-	ssize_t sent = sendmsg(qp->source.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+	ssize_t sent = count ? sendmsg(qp->source.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) : 0;
+	int failure = errno;
+	for (unsigned i = 0; i < held_count; i++)
+		mr_put(held[i]);
 	if (sent < 0) {
-		if (errno == EINTR)
+		if (failure == EINTR)
 			return;
-		if (errno != EAGAIN && errno != EWOULDBLOCK && errno != ENOBUFS) {
+		if (failure != EAGAIN && failure != EWOULDBLOCK && failure != ENOBUFS) {
 			fail(tx);
 			return;
 		}

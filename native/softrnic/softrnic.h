@@ -41,10 +41,14 @@ struct async_event {
 };
 
 void async_init(struct context *context);
-/* What an object reported counts in *reported, which its destruction waits to be acknowledged. */
-void async_report(struct ibv_context *context, enum ibv_event_type type, void *object);
-/* Forget what was reported of an object and not yet fetched; returns how many. */
-unsigned async_forget(struct ibv_context *context, const void *object);
+/* What an object reports counts in *reported. */
+void async_report(struct ibv_context *context, enum ibv_event_type type, void *object,
+		  unsigned *reported);
+/*
+ * Forget what was reported of an object and not yet fetched. Returns how many were fetched, whose
+ * acknowledgement its destruction awaits.
+ */
+unsigned async_forget(struct ibv_context *context, const void *object, const unsigned *reported);
 /* One from a semaphore eventfd if there is one, whatever the program has set its fd to. */
 bool semaphore_take(int fd);
 
@@ -215,8 +219,11 @@ struct out {
 	uint16_t head, tail;      /* bytes before and behind the segments */
 	uint32_t size;            /* all of it */
 	uint8_t segment_count;
+	/* A response's source: it may be taken back on the way. */
 	bool is_response;
-	uint32_t rkey; /* of a response's source: it may be taken back on the way */
+	uint32_t rkey;
+	uint64_t source;
+	uint32_t msn; /* of the request that it answers */
 	struct iovec segments[OUT_SEGMENTS];
 };
 #define OUT_RING 16
@@ -224,6 +231,7 @@ struct out {
 /* An inbound read or atomic, to be answered. */
 struct inbound {
 	bool is_atomic;
+	uint32_t msn;
 	struct read_request read;
 	uint32_t request_id;
 	uint64_t original;
@@ -263,29 +271,55 @@ struct sender {
 	uint32_t acked_upto;     /* position up to which an answer is asked for */
 	uint32_t signalled_upto; /* 1 + the last request on its way that wants a completion */
 	uint32_t bytes_unasked;  /* sent since an answer was asked for */
-	bool blocked;            /* the socket takes no more for now */
+	_Atomic bool blocked;    /* the socket takes no more for now */
 	bool waits_first;        /* a responder that must not send yet */
 	bool closes;             /* shut down once all is out */
 	bool is_shut;
-	bool has_failed;   /* the socket or a local segment: break the stream */
-	_Atomic bool owes; /* acknowledgements put off, to go out with something else */
+	/* The socket, a local segment, or a response's source: break the stream. */
+	_Atomic bool has_failed;
+	struct terminate failure; /* to tell the peer, if it is about one of its requests */
+	_Atomic bool owes;        /* acknowledgements put off, to go out with something else */
 	unsigned owed_rounds;
 	uint32_t tail_answered; /* the send queue's tail when the last inbound one came */
 	int64_t owed_since;
 };
 
 #define IN_BUFFER 8192
-enum receiver_state { IN_HEAD, IN_PAYLOAD, IN_TRAILER, IN_STALLED, IN_OVER };
+enum receiver_state { IN_HEAD, IN_PAYLOAD, IN_TRAILER, IN_PARKING, IN_OVER };
 
-struct receiver {
-	pthread_mutex_t lock;
+/* Where the receiver is in the stream. */
+struct position {
 	uint8_t *buffer;
 	uint32_t start, end;
-	_Atomic int state; /* enum receiver_state; read without the lock */
+	enum receiver_state state;
 	struct fpdu_head head;
 	uint32_t placed;  /* of head.payload */
 	uint32_t trailer; /* padding and CRC */
 	uint32_t crc;
+};
+
+/* FPDUs as they came: a message that waits for a receive, and what must not overtake it. */
+struct parked {
+	uint8_t *bytes;
+	uint32_t start, end, capacity;
+	uint32_t left; /* of the last one, still to come */
+};
+
+struct receiver {
+	pthread_mutex_t lock;
+	union {
+		struct position position;
+		struct { /* the same */
+			uint8_t *buffer;
+			uint32_t start, end;
+			enum receiver_state state;
+			struct fpdu_head head;
+			uint32_t placed, trailer, crc;
+		};
+	};
+	struct parked parked;
+	/* Read without the lock: a message waits; and there is no room for more behind it. */
+	_Atomic bool is_stalled, is_full;
 	uint32_t send_msn, read_msn, atomic_response_msn; /* the next ones expected */
 	bool has_receive;
 	struct receive receive;
@@ -307,8 +341,9 @@ struct qp {
 	bool has_stream;
 	bool crc;
 	bool first_awaited;
-	unsigned access;
+	_Atomic unsigned access;
 	uint16_t ird, ord;
+	uint8_t timeout;
 	struct sender tx;
 	struct receiver rx;
 	struct receive_queue rq; /* where there is no SRQ */
@@ -321,8 +356,9 @@ struct qp {
 	pthread_mutex_t events_lock;
 	struct stream_events events;
 	_Atomic bool owes_established, owes_ended;
-	/* ibv_wr_*: the batch under way, held under tx.lock. */
-	uint32_t batch_tail;
+	/* ibv_wr_*: the batch under way, behind the send queue's tail. */
+	pthread_mutex_t batch_lock; /* taken before all others */
+	uint32_t batch_count, batch_room;
 	int batch_error;
 	struct request *batch_request;
 	struct qp *next_in_table;
@@ -339,10 +375,6 @@ int post_recv(struct ibv_qp *qp, struct ibv_recv_wr *wr, struct ibv_recv_wr **ba
 struct ibv_qp *create_qp_ex(struct ibv_context *context, struct ibv_qp_init_attr_ex *attr);
 int post_ex_init(struct qp *qp, uint64_t operations); /* EOPNOTSUPP */
 
-/* The next place in the send queue, or NULL: full. With tx.lock. */
-struct request *request_new(struct qp *qp);
-/* 0 or EINVAL; `request` has its opcode and lengths. */
-int request_check(const struct qp *qp, const struct request *request);
 /* A request of a queue pair in the error state. With tx.lock. */
 void request_flush(struct qp *qp, const struct request *request, enum ibv_wc_status status);
 /* What posting ends with, after tx.lock is let go. */
@@ -388,5 +420,18 @@ enum served_by { BY_PROGRESS, BY_POLLER };
 void receiver_run(struct qp *qp, enum served_by by);
 /* A receive has been posted: go on where the lack of one had stopped it. */
 void receiver_kick(struct qp *qp);
+
+/* ---- what waits behind a message without a receive (parked.c), with rx.lock ---- */
+
+/* Whether it may overtake: what this side's own requests wait for, and the end. */
+bool parked_lets_pass(uint8_t opcode);
+/* The FPDU that begins in the buffer is to be kept. False: it does not fit. */
+bool parked_begin(struct receiver *rx);
+/* What the buffer has of it. */
+void parked_take(struct receiver *rx);
+/* Receive what is parked as if it came now; then go on where the stream was. */
+void parked_enter(struct receiver *rx, struct position *stream);
+void parked_leave(struct receiver *rx, const struct position *stream, bool stalls);
+void parked_free(struct receiver *rx);
 
 #endif

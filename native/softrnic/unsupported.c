@@ -131,9 +131,8 @@ ibv_set_ece(struct ibv_qp *qp, struct ibv_ece *ece)
 int
 ibv_query_ece(struct ibv_qp *qp, struct ibv_ece *ece)
 {
-	(void)qp;
-	memset(ece, 0, sizeof(*ece));
-	return 0;
+	(void)qp, (void)ece;
+	return EOPNOTSUPP;
 }
 
 int

@@ -106,8 +106,8 @@ struct cm_id {
 	struct event *spare;
 	/* Before it is connected: */
 	int fd; /* bound, not yet a link's or a listener's; or -1 */
-	bool reuses_address, v6_only, has_tos;
-	uint8_t tos;
+	bool reuses_address, v6_only, has_tos, has_ack_timeout;
+	uint8_t tos, ack_timeout;
 	struct link *link; /* the handshake */
 	struct listener *listener;
 	/* Asked for, or by the peer; at most DEVICE_RD_ATOMIC_MAX. */
@@ -145,6 +145,8 @@ int cm_usable(void);
 struct cm_id *id_new(void *context, enum rdma_port_space port_space, enum ibv_qp_type qp_type);
 /* What is neither connected, nor busy, nor in anybody's line. */
 void id_free(struct cm_id *id);
+/* To the queue pair, if there is one, which shall know it; TCP has its own idea of it. */
+void id_tell_ack_timeout(struct cm_id *id);
 /* NULL: a channel of its own, for synchronous calls. 0 or an errno. */
 int id_set_channel(struct cm_id *id, struct channel *channel);
 /* Bound to this device, the only one. 0 or an errno. */

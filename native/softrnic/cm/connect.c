@@ -108,57 +108,51 @@ join(struct link *link)
 
 /* ---- the steps ---- */
 
+/* TCP's part is done. 0 or an errno. */
 static int
-begin(struct link *link)
+ask(struct link *link)
 {
-	const struct sockaddr *target = &link->id->id.route.addr.dst_addr;
-	link->phase = LINK_CONNECTING;
-	if (connect(link->source.fd, target, address_size(target)) < 0 && errno != EINPROGRESS)
-		return errno;
-	return link_serve(link, EPOLLOUT, handshake_ms());
-}
-
-/* The same request once more, from another port. NULL: it has failed. */
-static struct link *
-renew(struct link *old)
-{
-	struct cm_id *id = old->id;
-	struct sockaddr_storage any_port = id->id.route.addr.src_storage;
-	address_set_port((struct sockaddr *)&any_port, 0);
-	int fd = socket_bound(id, (struct sockaddr *)&any_port);
-	struct link *link = fd < 0 ? NULL : link_new(fd);
-	if (!link) {
-		failed(old, errno);
-		return NULL;
-	}
-	link->id = id;
-	link->qp_num = old->qp_num;
-	link->is_qp_of_id = old->is_qp_of_id;
-	link->refusals = old->refusals;
-	link->request = old->request;
-	memcpy(link->own_data, old->own_data, sizeof(link->own_data));
-	link->request.private_data = link->own_data;
-	link_close(old);
-	source_put(&old->source);
-	id->link = link;
-	return link;
+	struct sockaddr_storage own;
+	socklen_t size = sizeof(own);
+	/* A port of the kernel's choice is a new one after a refusal. */
+	if (getsockname(link->source.fd, (struct sockaddr *)&own, &size) == 0)
+		address_set_port(&link->id->id.route.addr.src_addr,
+				 address_port((struct sockaddr *)&own));
+	int ret = link_send(link, &link->request);
+	if (ret)
+		return ret == EPIPE ? ECONNRESET : ret;
+	link->phase = LINK_AWAITS_REPLY;
+	return link_serve(link, EPOLLIN, PROGRAM_FACTOR * handshake_ms());
 }
 
 /*
  * A target may listen anew for each of its connections (perftest does), which takes it a moment. A
  * kernel's connection manager is slow enough for that; here a refusal comes within microseconds.
  */
-static void
-refused(struct link *old)
+static int
+refused(struct link *link)
 {
-	int64_t delay_ms = 1 << old->refusals++;
-	struct link *link = renew(old);
-	if (!link)
-		return;
+	if (link->refusals == REFUSALS)
+		return ECONNREFUSED;
 	link->phase = LINK_REFUSED;
-	int ret = link_serve(link, EPOLLONESHOT, delay_ms);
-	if (ret)
-		failed(link, ret);
+	return link_serve(link, EPOLLONESHOT, 1 << link->refusals++);
+}
+
+/* Connect, or go on with it; connect() itself knows how far it is. 0 or an errno. */
+static int
+begin(struct link *link)
+{
+	const struct sockaddr *target = &link->id->id.route.addr.dst_addr;
+	if (connect(link->source.fd, target, address_size(target)) == 0)
+		return ask(link);
+	if (errno == EALREADY)
+		return 0;
+	if (errno == ECONNREFUSED)
+		return refused(link);
+	if (errno != EINPROGRESS)
+		return errno;
+	link->phase = LINK_CONNECTING;
+	return link_serve(link, EPOLLOUT, handshake_ms());
 }
 
 /*
@@ -168,11 +162,26 @@ refused(struct link *old)
 static void
 begin_again(struct link *old)
 {
-	struct link *link = renew(old);
-	if (!link)
+	struct cm_id *id = old->id;
+	struct sockaddr_storage any_port = id->id.route.addr.src_storage;
+	address_set_port((struct sockaddr *)&any_port, 0);
+	int fd = socket_bound(id, (struct sockaddr *)&any_port);
+	struct link *link = fd < 0 ? NULL : link_new(fd);
+	if (!link) {
+		failed(old, errno);
 		return;
+	}
+	link->id = id;
+	link->qp_num = old->qp_num;
+	link->is_qp_of_id = old->is_qp_of_id;
+	link->request = old->request;
+	memcpy(link->own_data, old->own_data, sizeof(link->own_data));
+	link->request.private_data = link->own_data;
 	link->request.revision = 1;
 	link->request.enhanced = link->request.peer_to_peer = false;
+	link_close(old);
+	source_put(&old->source);
+	id->link = link;
 	int ret = begin(link);
 	if (ret)
 		failed(link, ret);
@@ -210,29 +219,6 @@ accepted(struct link *link)
 }
 
 static void
-connected(struct link *link)
-{
-	struct sockaddr_storage peer;
-	socklen_t size = sizeof(peer), failure_size = sizeof(int);
-	int failure = 0;
-	(void)getsockopt(link->source.fd, SOL_SOCKET, SO_ERROR, &failure, &failure_size);
-	if (!failure && getpeername(link->source.fd, (struct sockaddr *)&peer, &size) < 0)
-		return; /* not yet */
-	if (failure == ECONNREFUSED && link->refusals < REFUSALS) {
-		refused(link);
-		return;
-	}
-	if (!failure)
-		failure = link_send(link, &link->request);
-	if (!failure) {
-		link->phase = LINK_AWAITS_REPLY;
-		failure = link_serve(link, EPOLLIN, PROGRAM_FACTOR * handshake_ms());
-	}
-	if (failure)
-		failed(link, failure == EPIPE ? ECONNRESET : failure);
-}
-
-static void
 replied(struct link *link)
 {
 	int ret = link_receive(link, true);
@@ -256,11 +242,13 @@ replied(struct link *link)
 void
 connect_ready(struct link *link, uint32_t events)
 {
-	if (link->phase == LINK_CONNECTING)
-		connected(link);
-	else if (link->phase == LINK_AWAITS_REPLY)
+	if (link->phase == LINK_CONNECTING) {
+		int ret = begin(link);
+		if (ret)
+			failed(link, ret);
+	} else if (link->phase == LINK_AWAITS_REPLY) {
 		replied(link);
-	else if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+	} else if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
 		/* The responder does not wait for rdma_establish() any more. */
 		struct cm_id *id = link->id;
 		link_close(link);

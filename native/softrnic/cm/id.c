@@ -181,7 +181,7 @@ rdma_destroy_id(struct rdma_cm_id *public)
 	id->state = ID_OVER;
 	if (id->listener)
 		listener_close(id->listener);
-	if (id->qp)
+	if (id->qp && !id->has_ended) /* else its queue pair may serve another id by now */
 		stream_end(id);
 	pthread_mutex_unlock(&cm_lock);
 
@@ -242,6 +242,14 @@ rdma_migrate_id(struct rdma_cm_id *public, struct rdma_event_channel *target)
 
 /* ---- options ---- */
 
+void
+id_tell_ack_timeout(struct cm_id *id)
+{
+	struct ibv_qp_attr attr = {.timeout = id->ack_timeout};
+	if (id->id.qp && id->has_ack_timeout)
+		(void)ibv_modify_qp(id->id.qp, &attr, IBV_QP_TIMEOUT);
+}
+
 SOFTRNIC_EXPORT int
 rdma_set_option(struct rdma_cm_id *public, int level, int name, void *value, size_t size)
 {
@@ -284,10 +292,14 @@ rdma_set_option(struct rdma_cm_id *public, int level, int name, void *value, siz
 		else
 			id->v6_only = number;
 		break;
-	default: /* TCP finds out by itself how long to wait for acknowledgements */
+	default:
+		id->has_ack_timeout = true;
+		id->ack_timeout = byte;
 		break;
 	}
 	pthread_mutex_unlock(&cm_lock);
+	if (name == RDMA_OPTION_ID_ACK_TIMEOUT)
+		id_tell_ack_timeout(id);
 	return ret ? failed_with(ret) : 0;
 }
 

@@ -87,6 +87,7 @@ rdma_create_qp_ex(struct rdma_cm_id *id, struct ibv_qp_init_attr_ex *attr)
 	}
 	id->pd = qp->pd;
 	id->qp = qp;
+	id_tell_ack_timeout(to_id(id));
 	return 0;
 }
 

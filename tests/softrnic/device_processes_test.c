@@ -1,0 +1,521 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* device_processes_test.c -- two processes, and children of one that uses the device. */
+#include "device_test.h"
+
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+/* ---- a pair of processes ---- */
+
+static int
+read_int(int fd)
+{
+	int value = -1;
+	MUST(read(fd, &value, sizeof(value)) == sizeof(value));
+	return value;
+}
+
+static void
+write_int(int fd, int value)
+{
+	MUST(write(fd, &value, sizeof(value)) == sizeof(value));
+}
+
+struct remote {
+	uint64_t address;
+	uint32_t key;
+};
+
+/* A child that listens, does something with its side, and exits with the number of failures. */
+static pid_t
+start_child(void (*serve)(struct side *, const struct remote *, int), int kind, int *port,
+	    const struct options *options)
+{
+	int fds[2];
+	MUST(!pipe(fds));
+	pid_t child = fork();
+	MUST(child >= 0);
+	if (child == 0) {
+		struct side side;
+		struct remote remote;
+		struct rdma_cm_id *listener = new_listener(new_channel(), "127.0.0.1", 0);
+		close(fds[0]);
+		write_int(fds[1], ntohs(rdma_get_src_port(listener)));
+		accept_side(&side, listener, options);
+		EXPECT(side.id, RDMA_CM_EVENT_ESTABLISHED, 0);
+		/* Where to write to: by a message each. */
+		memcpy(side.bytes, &(struct remote){(uintptr_t)side.bytes, side.mr->rkey},
+		       sizeof(remote));
+		CHECK(post_receive(&side, 0, 64, sizeof(remote)), 0);
+		struct ibv_sge sge = sge_of(&side, 0, sizeof(remote));
+		struct ibv_send_wr wr = wr_of(IBV_WR_SEND, 0, &sge, 1, NULL, 0);
+		CHECK(post(&side, &wr), 0);
+		TAKE_THIS(side.recv_cq, 0, IBV_WC_SUCCESS);
+		TAKE_THIS(side.send_cq, 0, IBV_WC_SUCCESS);
+		memcpy(&remote, side.bytes + 64, sizeof(remote));
+		serve(&side, &remote, kind);
+		side_end(&side);
+		destroy_with_channel(listener);
+		fflush(stdout);
+		exit(failures != 0);
+	}
+	close(fds[1]);
+	*port = read_int(fds[0]);
+	close(fds[0]);
+	return child;
+}
+
+static void
+meet(struct side *side, int port, struct remote *remote, const struct options *options)
+{
+	connect_side(side, port, options);
+	memcpy(side->bytes, &(struct remote){(uintptr_t)side->bytes, side->mr->rkey},
+	       sizeof(*remote));
+	CHECK(post_receive(side, 0, 64, sizeof(*remote)), 0);
+	EXPECT(side->id, RDMA_CM_EVENT_ESTABLISHED, 0);
+	struct ibv_sge sge = sge_of(side, 0, sizeof(*remote));
+	struct ibv_send_wr wr = wr_of(IBV_WR_SEND, 0, &sge, 1, NULL, 0);
+	CHECK(post(side, &wr), 0);
+	TAKE_THIS(side->recv_cq, 0, IBV_WC_SUCCESS);
+	TAKE_THIS(side->send_cq, 0, IBV_WC_SUCCESS);
+	memcpy(remote, side->bytes + 64, sizeof(*remote));
+}
+
+static void
+check_child(pid_t child)
+{
+	int status;
+	MUST(waitpid(child, &status, 0) == child);
+	CHECK(WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), 0);
+}
+
+/* ---- everything once, between two processes ---- */
+
+static void
+serve_all_kinds(struct side *side, const struct remote *remote, int kind)
+{
+	(void)remote, (void)kind;
+	/* Everything is done to it; it sees it by the messages between. */
+	CHECK(post_receive(side, 1, 1 << 20, 1 << 20), 0);
+	CHECK(post_receive(side, 2, 0, 0), 0);
+	CHECK(TAKE_THIS(side->recv_cq, 1, IBV_WC_SUCCESS).byte_len, 500000);
+	CHECK_FILLED(side->bytes + (1 << 20), 500000, 3);
+	CHECK_FILLED(side->bytes + 4096, 300000, 2);
+	CHECK(ntohl(TAKE_THIS(side->recv_cq, 2, IBV_WC_SUCCESS).imm_data), 99);
+	CHECK(*(uint64_t *)(side->bytes + 1024), 10);
+	EXPECT(side->id, RDMA_CM_EVENT_DISCONNECTED, 0);
+}
+
+static void
+test_two_processes(void)
+{
+	struct options options = {.size = 4 << 20};
+	struct side side;
+	struct remote remote;
+	int port;
+	pid_t child = start_child(serve_all_kinds, 0, &port, &options);
+	meet(&side, port, &remote, &options);
+	struct ibv_sge sge = sge_of(&side, 0, 300000);
+	struct ibv_send_wr wr = wr_of(IBV_WR_RDMA_WRITE, 1, &sge, 1, NULL, 0);
+	wr.wr.rdma.remote_addr = remote.address + 4096;
+	wr.wr.rdma.rkey = remote.key;
+	fill(side.bytes, 300000, 2);
+	CHECK(post(&side, &wr), 0);
+	TAKE_THIS(side.send_cq, 1, IBV_WC_SUCCESS);
+	memset(side.bytes, 0, 300000);
+	wr.opcode = IBV_WR_RDMA_READ;
+	CHECK(post(&side, &wr), 0);
+	TAKE_THIS(side.send_cq, 1, IBV_WC_SUCCESS);
+	CHECK_FILLED(side.bytes, 300000, 2);
+	sge.length = 8;
+	for (int i = 0; i < 10; i++) {
+		wr = wr_of(IBV_WR_ATOMIC_FETCH_AND_ADD, 2, &sge, 1, &side, 0);
+		wr.wr.atomic.remote_addr = remote.address + 1024;
+		wr.wr.atomic.rkey = remote.key;
+		wr.wr.atomic.compare_add = 1;
+		CHECK(post(&side, &wr), 0);
+	}
+	for (int i = 0; i < 10; i++)
+		TAKE_THIS(side.send_cq, 2, IBV_WC_SUCCESS);
+	CHECK(*(uint64_t *)side.bytes, 9);
+	fill(side.bytes, 500000, 3);
+	sge.length = 500000;
+	wr = wr_of(IBV_WR_SEND, 3, &sge, 1, NULL, 0);
+	CHECK(post(&side, &wr), 0);
+	wr.opcode = IBV_WR_SEND_WITH_IMM;
+	wr.imm_data = htonl(99);
+	wr.num_sge = 0;
+	CHECK(post(&side, &wr), 0);
+	TAKE_THIS(side.send_cq, 3, IBV_WC_SUCCESS);
+	TAKE_THIS(side.send_cq, 3, IBV_WC_SUCCESS);
+	side_end(&side);
+	check_child(child);
+}
+
+/* ---- acknowledgements, whatever the program does ---- */
+
+enum { ROUNDS = 250, RECEIVES = 32, LAST = 0xffff };
+
+enum manner {
+	POLLS_AND_SLEEPS,
+	POLLS_THE_CHANNEL,
+	WAITS_FOR_EVENTS,
+	TAKES_IN_THREADS_THAT_END,
+	SPINS_ON_MEMORY
+};
+
+struct taker {
+	struct side *side;
+	struct ibv_wc wc;
+};
+
+static void *
+take_one(void *argument)
+{
+	struct taker *taker = argument;
+	taker->wc = TAKE(taker->side->recv_cq);
+	return NULL;
+}
+
+static struct ibv_wc
+take_in_a_manner(struct side *side, int manner, uint32_t *random)
+{
+	struct ibv_wc wc;
+	struct taker taker = {.side = side};
+	pthread_t thread;
+	struct ibv_cq *cq;
+	void *context;
+	int64_t until = now_ms() + PATIENCE_MS;
+	switch (manner) {
+	case POLLS_THE_CHANNEL:
+	case WAITS_FOR_EVENTS:
+		for (int i = 0; i < (int)(next_random(random) % 100); i++) {
+			if (ibv_poll_cq(side->recv_cq, 1, &wc) == 1)
+				return wc;
+		}
+		for (;;) {
+			CHECK(ibv_req_notify_cq(side->recv_cq, 0), 0);
+			if (ibv_poll_cq(side->recv_cq, 1, &wc) == 1)
+				return wc;
+			if (manner == POLLS_THE_CHANNEL)
+				MUST(is_readable(side->channel->fd, PATIENCE_MS));
+			MUST(!ibv_get_cq_event(side->channel, &cq, &context));
+			ibv_ack_cq_events(cq, 1);
+			if (ibv_poll_cq(side->recv_cq, 1, &wc) == 1)
+				return wc;
+		}
+	case TAKES_IN_THREADS_THAT_END:
+		MUST(!pthread_create(&thread, NULL, take_one, &taker));
+		pthread_join(thread, NULL);
+		return taker.wc;
+	default:
+		while (ibv_poll_cq(side->recv_cq, 1, &wc) != 1) {
+			if (next_random(random) % 4 == 0)
+				nanosleep(&(struct timespec){0, next_random(random) % 300000},
+					  NULL);
+			if (now_ms() > until)
+				give_up(__LINE__, "a message");
+		}
+		return wc;
+	}
+}
+
+static void
+reply(struct side *side, const struct remote *remote, uint32_t round)
+{
+	struct ibv_sge sge = sge_of(side, 128, 8);
+	struct ibv_send_wr wr = wr_of(IBV_WR_RDMA_WRITE, 1, &sge, 1, NULL, 0);
+	*(uint64_t *)(side->bytes + 128) = round;
+	wr.send_flags = IBV_SEND_INLINE;
+	wr.wr.rdma.remote_addr = remote->address + 1024;
+	wr.wr.rdma.rkey = remote->key;
+	while (post(side, &wr) == ENOMEM)
+		sched_yield();
+}
+
+static void
+serve_in_a_manner(struct side *side, const struct remote *remote, int manner)
+{
+	uint32_t random = 99, round = 0;
+	if (manner == SPINS_ON_MEMORY) {
+		_Atomic uint64_t *word = (_Atomic uint64_t *)(side->bytes + 1024);
+		int64_t until = now_ms() + 4 * PATIENCE_MS;
+		while (round < ROUNDS) {
+			/* The next may come before this thread has seen the last. */
+			if (atomic_load(word) <= round) {
+				if (now_ms() > until)
+					give_up(__LINE__, "a word");
+				continue;
+			}
+			round = (uint32_t)atomic_load(word);
+			if (round % 3)
+				reply(side, remote, round);
+		}
+		EXPECT(side->id, RDMA_CM_EVENT_DISCONNECTED, 0);
+		return;
+	}
+	for (uint64_t i = 0; i < RECEIVES; i++)
+		CHECK(post_receive(side, 1, 0, 0), 0);
+	while (round != LAST) {
+		struct ibv_wc wc = take_in_a_manner(side, manner, &random);
+		CHECK(wc.status, IBV_WC_SUCCESS);
+		CHECK(post_receive(side, 1, 0, 0), 0);
+		round = ntohl(wc.imm_data);
+		if (round % 3)
+			reply(side, remote, round);
+		/* And then it does something else, if anything. */
+		if (round % 5 == 0)
+			nanosleep(&(struct timespec){0, next_random(&random) % 3000000}, NULL);
+	}
+	EXPECT(side->id, RDMA_CM_EVENT_DISCONNECTED, 0);
+}
+
+static void
+acknowledgements_come(int manner)
+{
+	struct options options = {.with_channel = true};
+	struct side side;
+	struct remote remote;
+	int port;
+	uint32_t random = 3;
+	int64_t longest = 0;
+	pid_t child = start_child(serve_in_a_manner, manner, &port, &options);
+	meet(&side, port, &remote, &options);
+	for (uint32_t i = 1; i <= ROUNDS; i++) {
+		struct ibv_sge sge = sge_of(&side, 256, 8);
+		struct ibv_send_wr wr = wr_of(IBV_WR_RDMA_WRITE_WITH_IMM, i, &sge, 1, NULL, 0);
+		struct ibv_cq *cq;
+		void *context;
+		*(uint64_t *)(side.bytes + 256) = i;
+		wr.imm_data = htonl(i == ROUNDS ? LAST : i);
+		if (manner == SPINS_ON_MEMORY)
+			wr.opcode = IBV_WR_RDMA_WRITE;
+		wr.wr.rdma.remote_addr = remote.address + 1024;
+		wr.wr.rdma.rkey = remote.key;
+		int64_t before = now_ms();
+		if (i % 4 == 0)
+			CHECK(ibv_req_notify_cq(side.send_cq, 0), 0);
+		CHECK(post(&side, &wr), 0);
+		if (i % 4 == 0) {
+			MUST(is_readable(side.channel->fd, PATIENCE_MS));
+			MUST(!ibv_get_cq_event(side.channel, &cq, &context));
+			ibv_ack_cq_events(cq, 1);
+		}
+		TAKE_THIS(side.send_cq, i, IBV_WC_SUCCESS);
+		if (now_ms() - before > longest)
+			longest = now_ms() - before;
+		if (i % 7 == 0)
+			nanosleep(&(struct timespec){0, next_random(&random) % 1000000}, NULL);
+	}
+	/* A lost one never comes, or with the next; a busy machine is slow, too. */
+	if (longest > 1000)
+		printf("manner %d: %lld ms\n", manner, (long long)longest);
+	CHECK(longest <= 1000, 1);
+	side_end(&side);
+	check_child(child);
+}
+
+static void
+test_acknowledgements_come_from_one_that_polls_and_sleeps(void)
+{
+	acknowledgements_come(POLLS_AND_SLEEPS);
+}
+
+static void
+test_acknowledgements_come_from_one_that_polls_the_channel(void)
+{
+	acknowledgements_come(POLLS_THE_CHANNEL);
+}
+
+static void
+test_acknowledgements_come_from_one_that_waits_for_events(void)
+{
+	acknowledgements_come(WAITS_FOR_EVENTS);
+}
+
+static void
+test_acknowledgements_come_from_threads_that_end(void)
+{
+	acknowledgements_come(TAKES_IN_THREADS_THAT_END);
+}
+
+static void
+test_acknowledgements_come_from_one_that_spins_on_memory(void)
+{
+	acknowledgements_come(SPINS_ON_MEMORY);
+}
+
+/* ---- fork ---- */
+
+static void
+test_children_of_a_process_with_connections(void)
+{
+	struct both both;
+	int fds[2];
+	both_init(&both, &(struct options){.with_channel = true, .with_srq = true, .is_ex = true});
+	struct side *a = &both.a, *b = &both.b;
+	MUST(!pipe(fds));
+	pid_t child = fork();
+	MUST(child >= 0);
+	if (child == 0) {
+		/* Memory is its own; the device is not. */
+		memset(a->bytes, 0xee, a->size);
+		struct ibv_wc wc;
+		struct ibv_cq *cq;
+		void *context;
+		struct ibv_async_event event;
+		struct ibv_sge sge = sge_of(a, 0, 8);
+		struct ibv_send_wr wr = wr_of(IBV_WR_RDMA_WRITE, 1, &sge, 1, b, 0);
+		CHECK(post(a, &wr), EPERM);
+		CHECK(post_receive(a, 1, 0, 8), EPERM);
+		CHECK(ibv_poll_cq(a->send_cq, 1, &wc), -EPERM);
+		CHECK(ibv_req_notify_cq(a->send_cq, 0), EPERM);
+		CHECK_FAILS(ibv_get_cq_event(a->channel, &cq, &context), EPERM);
+		CHECK_FAILS(ibv_get_async_event(a->id->verbs, &event), EPERM);
+		struct ibv_qp_ex *ex = ibv_qp_to_qp_ex(a->qp);
+		ibv_wr_start(ex);
+		ibv_wr_rdma_write(ex, b->mr->rkey, (uintptr_t)b->bytes);
+		ibv_wr_set_sge(ex, a->mr->lkey, (uintptr_t)a->bytes, 8);
+		CHECK(ibv_wr_complete(ex), EPERM);
+		CHECK(ibv_reg_mr(a->pd, a->bytes, 8, 0) == NULL, 1);
+		CHECK(errno, EPERM);
+		CHECK(ibv_create_cq(a->id->verbs, 8, NULL, NULL, 0) == NULL, 1);
+		CHECK(errno, EPERM);
+		CHECK(ibv_alloc_pd(a->id->verbs) == NULL, 1);
+		struct ibv_qp_attr attr = {.qp_state = IBV_QPS_ERR};
+		CHECK(ibv_modify_qp(a->qp, &attr, IBV_QP_STATE), EPERM);
+		CHECK(ibv_resize_cq(a->send_cq, 100), EPERM);
+		CHECK(ibv_destroy_qp(a->qp), EPERM);
+		CHECK(ibv_destroy_srq(a->srq), EPERM);
+		CHECK(ibv_destroy_cq(a->send_cq), EPERM);
+		CHECK(ibv_dereg_mr(a->mr), EPERM);
+		CHECK(ibv_dealloc_pd(a->pd), EPERM);
+		CHECK_FAILS(rdma_disconnect(a->id), EPERM);
+		CHECK(rdma_create_event_channel() == NULL, 1);
+		fflush(stdout);
+		write_int(fds[1], failures);
+		for (;;) /* it lives on, with copies of all descriptors that it has not closed */
+			pause();
+	}
+	CHECK(read_int(fds[0]), 0);
+	/* The parent has not noticed. */
+	struct ibv_sge sge = sge_of(a, 0, 8);
+	struct ibv_send_wr wr = wr_of(IBV_WR_RDMA_WRITE, 1, &sge, 1, b, 0);
+	fill(a->bytes, 8, 1);
+	CHECK(post(a, &wr), 0);
+	TAKE_THIS(a->send_cq, 1, IBV_WC_SUCCESS);
+	CHECK_FILLED(b->bytes, 8, 1);
+	both_fini(&both);
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+/* It dies while a child of its own lives on: its peer gets to know all the same. */
+static void
+serve_and_die(struct side *side, const struct remote *remote, int fd)
+{
+	(void)remote, (void)side;
+	pid_t grandchild = fork();
+	MUST(grandchild >= 0);
+	if (grandchild == 0) {
+		for (;;)
+			pause();
+	}
+	write_int(fd, grandchild);
+	raise(SIGKILL);
+}
+
+static void
+test_a_peer_that_dies_while_its_child_lives(void)
+{
+	struct options options = {0};
+	struct side side;
+	struct remote remote;
+	int port, fds[2];
+	MUST(!pipe(fds));
+	pid_t child = start_child(serve_and_die, fds[1], &port, &options);
+	meet(&side, port, &remote, &options);
+	CHECK(post_receive(&side, 1, 0, 8), 0);
+	pid_t grandchild = read_int(fds[0]);
+	TAKE_THIS(side.recv_cq, 1, IBV_WC_WR_FLUSH_ERR);
+	EXPECT(side.id, RDMA_CM_EVENT_DISCONNECTED, 0);
+	CHECK(kill(grandchild, 0), 0);
+	kill(grandchild, SIGKILL);
+	waitpid(child, NULL, 0);
+	side_end(&side);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+/* Many children while traffic runs: none of them hangs on a lock that nobody holds any more. */
+static void *
+write_on_and_on(void *argument)
+{
+	struct both *both = argument;
+	for (uint64_t i = 0; i < 2000; i++) {
+		struct ibv_sge sge = sge_of(&both->a, 0, 100);
+		struct ibv_send_wr wr = wr_of(IBV_WR_RDMA_WRITE, i, &sge, 1, &both->b, 0);
+		CHECK(post(&both->a, &wr), 0);
+		TAKE_THIS(both->a.send_cq, i, IBV_WC_SUCCESS);
+	}
+	return NULL;
+}
+
+static void
+test_children_while_traffic_runs(void)
+{
+	struct both both;
+	pthread_t thread;
+	both_init(&both, NULL);
+	MUST(!pthread_create(&thread, NULL, write_on_and_on, &both));
+	for (int i = 0; i < 20; i++) {
+		pid_t child = fork();
+		MUST(child >= 0);
+		if (child == 0) {
+			struct ibv_wc wc;
+			CHECK(ibv_poll_cq(both.b.send_cq, 1, &wc), -EPERM);
+			CHECK(ibv_destroy_qp(both.a.qp), EPERM);
+			CHECK(rdma_destroy_id(both.a.id), -1);
+			fflush(stdout);
+			_exit(failures != 0);
+		}
+		check_child(child);
+	}
+	pthread_join(thread, NULL);
+	both_fini(&both);
+}
+
+int
+main(void)
+{
+	/*
+	 * A process that has used the device can't have children that do: so each of these has a
+	 * process of its own.
+	 */
+	static void (*const tests[])(void) = {
+		test_two_processes,
+		test_acknowledgements_come_from_one_that_polls_and_sleeps,
+		test_acknowledgements_come_from_one_that_polls_the_channel,
+		test_acknowledgements_come_from_one_that_waits_for_events,
+		test_acknowledgements_come_from_threads_that_end,
+		test_acknowledgements_come_from_one_that_spins_on_memory,
+		test_children_of_a_process_with_connections,
+		test_a_peer_that_dies_while_its_child_lives,
+		test_children_while_traffic_runs,
+	};
+	for (size_t i = 0; i < sizeof(tests) / sizeof(*tests); i++) {
+		pid_t child = fork();
+		MUST(child >= 0);
+		if (child == 0) {
+			alarm(100);
+			tests[i]();
+			fflush(stdout);
+			exit(failures != 0);
+		}
+		check_child(child);
+	}
+	return report();
+}
