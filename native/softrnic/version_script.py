@@ -97,7 +97,7 @@ def source() -> str:
             alias = f"softrnic_{version}_{name}"
             lines.append(f"long {alias}(void);")
             lines.append(
-                f"__attribute__((alias(\"softrnic_private\"), visibility(\"default\"))) "
+                f'__attribute__((alias("softrnic_private"), visibility("default"))) '
                 f"long {alias}(void);"
             )
             lines.append(f'__asm__(".symver {alias},{name}@IBVERBS_PRIVATE_{version}");')
