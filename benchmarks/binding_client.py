@@ -151,11 +151,12 @@ def main() -> None:
         begin = perf_counter_ns()
         getattr(client, way)(int(count), latencies)
         took = perf_counter_ns() - begin
-        # The segments of a batch are made before the clock runs, as C has nothing to make.
-        print(client.batch_took if way.startswith("batch") else took, flush=True)
         if latencies is not None:
+            # Before the answer, which says that it is there.
             with open(file, "wb") as out:
                 latencies.tofile(out)
+        # The segments of a batch are made before the clock runs, as C has nothing to make.
+        print(client.batch_took if way.startswith("batch") else took, flush=True)
     client.close()
 
 
