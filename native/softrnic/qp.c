@@ -319,10 +319,12 @@ static void
 free_stream_buffers(struct qp *qp)
 {
 	free(qp->tx.outs);
+	free(qp->tx.copies);
 	free(qp->tx.inbounds);
 	free(qp->tx.outbounds);
 	free(qp->rx.buffer);
 	qp->tx.outs = NULL;
+	qp->tx.copies = NULL;
 	qp->tx.inbounds = NULL;
 	qp->tx.outbounds = NULL;
 	qp->rx.buffer = NULL;
@@ -350,10 +352,13 @@ allocate_stream_buffers(struct qp *qp, const struct stream_setup *setup)
 {
 	free_stream_buffers(qp);
 	qp->tx.outs = calloc(OUT_RING, sizeof(*qp->tx.outs));
+	qp->tx.copies = setup->crc ? malloc(OUT_COPIES) : NULL;
+	qp->tx.copied = 0;
 	qp->tx.inbounds = calloc(setup->ird, sizeof(*qp->tx.inbounds));
 	qp->tx.outbounds = calloc(setup->ord, sizeof(*qp->tx.outbounds));
 	qp->rx.buffer = malloc(IN_BUFFER);
-	if (qp->tx.outs && qp->tx.inbounds && qp->tx.outbounds && qp->rx.buffer)
+	if (qp->tx.outs && qp->tx.inbounds && qp->tx.outbounds && qp->rx.buffer &&
+	    (qp->tx.copies || !setup->crc))
 		return 0;
 	free_stream_buffers(qp);
 	return ENOMEM;

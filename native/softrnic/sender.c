@@ -225,8 +225,15 @@ out_payload(struct qp *qp, struct out *out, const struct piece *pieces, unsigned
 		out_finish(qp, out, 0);
 		return;
 	}
-	for (unsigned i = 0; i < count; i++)
+	uint8_t *copy = qp->tx.copies;
+	for (unsigned i = 0; i < count; i++) {
 		out->segments[i] = (struct iovec){pieces[i].bytes, pieces[i].length};
+		if (copy) {
+			out->segments[i].iov_base = copy + qp->tx.copied;
+			memcpy(copy + qp->tx.copied, pieces[i].bytes, pieces[i].length);
+			qp->tx.copied += pieces[i].length;
+		}
+	}
 	out->segment_count = (uint8_t)count;
 	out_finish(qp, out, size);
 }
@@ -256,7 +263,7 @@ sender_terminate(struct qp *qp, const struct terminate *terminate)
 {
 	struct sender *tx = &qp->tx;
 	bool is_midway = tx->out_sent > 0;
-	if (is_midway && tx->outs[tx->out_head % OUT_RING].segment_count) {
+	if (is_midway && tx->outs[tx->out_head % OUT_RING].segment_count && !tx->copies) {
 		/* The program may take back the memory: the rest of that FPDU can't follow. */
 		tx->out_tail = tx->out_head;
 		tx->out_sent = 0;
@@ -588,7 +595,8 @@ static void
 fill(struct qp *qp)
 {
 	struct sender *tx = &qp->tx;
-	while (tx->out_tail - tx->out_head < OUT_RING && !tx->has_failed) {
+	while (tx->out_tail - tx->out_head < OUT_RING && tx->copied <= OUT_COPIES - SEGMENT_MAX &&
+	       !tx->has_failed) {
 		bool responds = tx->inbound_head != tx->inbound_tail;
 		if (tx->response_offset) {
 			respond(qp);
@@ -650,7 +658,7 @@ static bool
 hold_source(struct qp *qp, const struct out *out, struct mr **held, unsigned *count)
 {
 	uint16_t error;
-	if (!out->is_response || !out->segment_count)
+	if (!out->is_response || !out->segment_count || qp->tx.copies)
 		return true;
 	struct mr *mr = mr_get(qp->ibv.pd, out->rkey, out->source, out->segments[0].iov_len,
 			       IBV_ACCESS_REMOTE_READ, &error);
@@ -705,6 +713,8 @@ transmit(struct qp *qp)
 		tx->out_sent = 0;
 		tx->out_head++;
 	}
+	if (tx->out_head == tx->out_tail)
+		tx->copied = 0;
 	if ((size_t)sent < size) {
 		tx->blocked = true;
 		if (!(qp->source.events & EPOLLOUT))

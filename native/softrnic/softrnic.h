@@ -227,6 +227,7 @@ struct out {
 	struct iovec segments[OUT_SEGMENTS];
 };
 #define OUT_RING 16
+#define OUT_COPIES (128 * 1024)
 
 /* An inbound read or atomic, to be answered. */
 struct inbound {
@@ -258,6 +259,9 @@ struct sender {
 	uint32_t send_msn, read_msn, atomic_response_msn, terminate_msn;
 	/* FPDUs: [out_head, out_tail). */
 	struct out *outs;
+	/* With CRCs: copies of payload, which must not change once its CRC is known. */
+	uint8_t *copies;
+	uint32_t copied;
 	uint32_t out_head, out_tail;
 	uint32_t out_sent; /* bytes of outs[out_head] */
 	/* Inbound requests to answer. */

@@ -488,6 +488,56 @@ test_children_while_traffic_runs(void)
 	both_fini(&both);
 }
 
+/* ---- checksums ---- */
+
+struct scribbler {
+	uint8_t *bytes;
+	size_t size;
+	_Atomic bool stops;
+};
+
+/* That this is a race is the point. */
+__attribute__((no_sanitize("thread"))) static void *
+scribble(void *argument)
+{
+	struct scribbler *scribbler = argument;
+	volatile uint8_t *bytes = scribbler->bytes;
+	while (!atomic_load(&scribbler->stops)) {
+		for (size_t i = 0; i < scribbler->size; i += 61)
+			bytes[i]++;
+	}
+	return NULL;
+}
+
+/* The data may be of any moment, but the connection goes on. */
+static void
+test_memory_that_changes_under_its_checksum(void)
+{
+	MUST(!setenv("SOFTRNIC_CRC", "1", 1));
+	struct both both;
+	pthread_t threads[2];
+	both_init(&both, &(struct options){.size = 1 << 20});
+	struct side *a = &both.a, *b = &both.b;
+	struct scribbler scribblers[2] = {{.bytes = a->bytes, .size = 300000},
+					  {.bytes = b->bytes, .size = 300000}};
+	for (int i = 0; i < 2; i++)
+		MUST(!pthread_create(&threads[i], NULL, scribble, &scribblers[i]));
+	static const size_t lengths[] = {161, 1000, 5000, 65520, 300000};
+	for (uint64_t i = 0; i < 100; i++) {
+		struct ibv_sge from = sge_of(a, 0, lengths[i % 5]);
+		struct ibv_sge to = sge_of(a, 600000, lengths[i % 5]);
+		struct ibv_send_wr read = wr_of(IBV_WR_RDMA_READ, i, &to, 1, b, 0);
+		struct ibv_send_wr write = wr_of(IBV_WR_RDMA_WRITE, i, &from, 1, b, 600000);
+		CHECK(post(a, i % 2 ? &read : &write), 0);
+		TAKE_THIS(a->send_cq, i, IBV_WC_SUCCESS);
+	}
+	for (int i = 0; i < 2; i++) {
+		atomic_store(&scribblers[i].stops, true);
+		pthread_join(threads[i], NULL);
+	}
+	both_fini(&both);
+}
+
 int
 main(void)
 {
@@ -505,6 +555,7 @@ main(void)
 		test_children_of_a_process_with_connections,
 		test_a_peer_that_dies_while_its_child_lives,
 		test_children_while_traffic_runs,
+		test_memory_that_changes_under_its_checksum,
 	};
 	for (size_t i = 0; i < sizeof(tests) / sizeof(*tests); i++) {
 		pid_t child = fork();

@@ -181,7 +181,7 @@ void socket_set_tos(int fd, int family, uint8_t tos);
 
 enum link_phase {
 	LINK_CONNECTING,     /* active: TCP's handshake */
-	LINK_REFUSED,        /* active: to be tried again in a moment */
+	LINK_REFUSED,        /* active: to be tried again in a moment, or waiting for such a one */
 	LINK_AWAITS_REPLY,   /* active */
 	LINK_RESPONDED,      /* active: the program is to call rdma_establish() */
 	LINK_AWAITS_REQUEST, /* passive */
@@ -191,9 +191,10 @@ enum link_phase {
 	LINK_DONE,           /* the socket is closed, or a queue pair's */
 };
 
-/* A TCP connection, until it is given to a queue pair. */
 /* As often is a refused connect tried again, after 1, 2, 4... ms: for 63 ms in all. */
 #define REFUSALS 6
+
+/* A TCP connection, until it is given to a queue pair. */
 
 struct link {
 	struct source source; /* first */
@@ -207,6 +208,8 @@ struct link {
 	/* Active: */
 	uint8_t revision;
 	unsigned refusals;
+	bool is_waiting; /* in the line of those that were refused, or came after them */
+	struct link *next_waiting, *previous_waiting;
 	uint32_t qp_num;
 	bool is_qp_of_id;
 	struct mpa_frame request; /* what this side asks for; private data: own_data */
@@ -267,6 +270,7 @@ void connect_abandon(struct cm_id *id);
 /* What link.c calls, with the lock, in the phases of the active and of the passive side. */
 void connect_ready(struct link *link, uint32_t events);
 void connect_expired(struct link *link);
+void connect_leave_line(struct link *link);
 void request_ready(struct link *link, uint32_t events);
 void request_expired(struct link *link);
 

@@ -106,12 +106,75 @@ join(struct link *link)
 	stream_joined(id);
 }
 
+/* ---- taking turns ---- */
+
+/*
+ * Connects that were refused, to be tried again, and those that a program began after them: what
+ * asks the target first is the first to be reported there, and programs count on their order.
+ */
+static struct link *first_waiting, *last_waiting;
+
+static void
+wait_in_line(struct link *link)
+{
+	if (link->is_waiting)
+		return;
+	link->is_waiting = true;
+	link->next_waiting = NULL;
+	link->previous_waiting = last_waiting;
+	if (last_waiting)
+		last_waiting->next_waiting = link;
+	else
+		first_waiting = link;
+	last_waiting = link;
+}
+
+void
+connect_leave_line(struct link *link)
+{
+	if (!link->is_waiting)
+		return;
+	link->is_waiting = false;
+	if (link->previous_waiting)
+		link->previous_waiting->next_waiting = link->next_waiting;
+	else
+		first_waiting = link->next_waiting;
+	if (link->next_waiting)
+		link->next_waiting->previous_waiting = link->previous_waiting;
+	else
+		last_waiting = link->previous_waiting;
+}
+
+static bool
+is_its_turn(const struct link *link)
+{
+	const struct sockaddr *target = &link->id->id.route.addr.dst_addr;
+	const struct link *before = link->is_waiting ? link->previous_waiting : last_waiting;
+	for (; before; before = before->previous_waiting) {
+		const struct sockaddr *its = &before->id->id.route.addr.dst_addr;
+		if (address_is_same(its, target) && address_port(its) == address_port(target))
+			return false;
+	}
+	return true;
+}
+
 /* ---- the steps ---- */
+
+static int
+wait_a_moment(struct link *link, int64_t ms)
+{
+	wait_in_line(link);
+	link->phase = LINK_REFUSED;
+	return link_serve(link, EPOLLONESHOT, ms);
+}
 
 /* TCP's part is done. 0 or an errno. */
 static int
 ask(struct link *link)
 {
+	if (!is_its_turn(link))
+		return wait_a_moment(link, 1);
+	connect_leave_line(link);
 	struct sockaddr_storage own;
 	socklen_t size = sizeof(own);
 	/* A port of the kernel's choice is a new one after a refusal. */
@@ -134,8 +197,7 @@ refused(struct link *link)
 {
 	if (link->refusals == REFUSALS)
 		return ECONNREFUSED;
-	link->phase = LINK_REFUSED;
-	return link_serve(link, EPOLLONESHOT, 1 << link->refusals++);
+	return wait_a_moment(link, 1 << link->refusals++);
 }
 
 /* Connect, or go on with it; connect() itself knows how far it is. 0 or an errno. */
@@ -143,7 +205,7 @@ static int
 begin(struct link *link)
 {
 	const struct sockaddr *target = &link->id->id.route.addr.dst_addr;
-	if (connect(link->source.fd, target, address_size(target)) == 0)
+	if (connect(link->source.fd, target, address_size(target)) == 0 || errno == EISCONN)
 		return ask(link);
 	if (errno == EALREADY)
 		return 0;

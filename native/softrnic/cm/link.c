@@ -145,6 +145,7 @@ void
 link_close(struct link *link)
 {
 	listener_leave(link);
+	connect_leave_line(link);
 	link->id = NULL;
 	if (link->source.fd >= 0)
 		close(link_take_fd(link));

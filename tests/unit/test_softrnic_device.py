@@ -1,0 +1,45 @@
+"""The soft RNIC's device, in C programs over verbs and rdma_cm, under the sanitizers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from softrnic_programs import OPTIONS, SANITIZERS, TESTS, compile_device, run
+
+pytestmark = pytest.mark.timeout(300)
+
+PROGRAMS = [
+    "device_test",
+    "device_errors_test",
+    "device_lifetime_test",
+    "device_processes_test",
+]
+
+
+@pytest.fixture(scope="module", params=SANITIZERS)
+def instrumented(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[str], list[Path]]:
+    """How to compile for a sanitizer, and all sources compiled so."""
+    options = [*OPTIONS, *SANITIZERS[request.param]]
+    return options, compile_device(options, tmp_path_factory.mktemp("softrnic"))
+
+
+@pytest.mark.parametrize(
+    ("program", "variables"),
+    [
+        *((program, {}) for program in PROGRAMS),
+        *((program, {"SOFTRNIC_CRC": "1"}) for program in PROGRAMS[:2]),
+    ],
+)
+def test_the_device_does_as_verbs_say_and_meets_no_error_of_memory_or_threads(
+    program: str,
+    variables: dict[str, str],
+    instrumented: tuple[list[str], list[Path]],
+    tmp_path: Path,
+) -> None:
+    options, device = instrumented
+    test = tmp_path / program
+    run("gcc", *options, TESTS / f"{program}.c", *device, "-o", test)
+    run(test, **variables)
