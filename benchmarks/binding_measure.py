@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import select
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import syscalls
 
 HERE = Path(__file__).resolve().parent
 CLIENT = HERE / "binding_client.py"
@@ -115,9 +116,8 @@ class Process:
         self._rest = b""
 
     @property
-    def threads(self) -> set[int]:
-        """The numbers of its threads, which are many where the soft RNIC is in it."""
-        return {int(name) for name in os.listdir(f"/proc/{self._process.pid}/task")}
+    def pid(self) -> int:
+        return self._process.pid
 
     def tell(self, line: str) -> str:
         assert self._process.stdin is not None
@@ -255,41 +255,22 @@ def summary(record: Record) -> dict[str, Any]:
     }
 
 
-TRACING = Path("/sys/kernel/tracing")
-SYS_ENTER = TRACING / "events" / "raw_syscalls" / "sys_enter" / "trigger"
-HISTOGRAM = "hist:key=common_pid,id.syscall:size=4096"
-
-
 def count_syscalls(clients: Clients, loads: list[Workload]) -> dict[str, Any]:
-    """System calls per operation, counted by the kernel's own tracing, which slows nothing down."""
-    if not SYS_ENTER.exists():
-        subprocess.run(["mount", "-t", "tracefs", "nodev", str(TRACING)], check=True)
-    counted = {}
+    """System calls per operation, of the client and of the target."""
+    counted: dict[str, Any] = {}
     for load in loads:
         count = load.batch or 300
         for way in load.ways:
+            client, target = clients.sides[way.side].pid, clients.target.pid
             clients.run(way, count)
-            SYS_ENTER.write_text(HISTOGRAM)
-            clients.run(way, count)
-            text = (SYS_ENTER.parent / "hist").read_text()
-            SYS_ENTER.write_text("!" + HISTOGRAM)
+            with syscalls.counted((client, target)) as calls:
+                clients.run(way, count)
             counted[way.key] = {
-                "client": of_threads(text, clients.sides[way.side].threads, count),
-                "target": of_threads(text, clients.target.threads, count),
+                process: {name: hits / count for name, hits in calls[pid].items() if hits > 5}
+                for process, pid in (("client", client), ("target", target))
             }
             say(f"system calls of {way.key}")
     return counted
-
-
-def of_threads(histogram: str, threads: set[int], operations: int) -> dict[str, float]:
-    """System calls per operation of a process's threads, the most frequent first."""
-    calls: dict[str, float] = {}
-    for who, name, hits in re.findall(
-        r"common_pid:\s*(\d+), id: sys_(\w+)\s+\[.*?hitcount:\s*(\d+)", histogram
-    ):
-        if int(who) in threads and int(hits) > 5:
-            calls[name] = calls.get(name, 0) + int(hits) / operations
-    return dict(sorted(calls.items(), key=lambda item: -item[1]))
 
 
 def say(text: str) -> None:

@@ -51,6 +51,8 @@ def report(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 140
     console.print(
         f"{result['device']}, Linux {result['kernel']}, Python {result['python']}, "
         f"rpma {result['rpma']}, {result['librpma']}"

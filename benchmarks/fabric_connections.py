@@ -8,13 +8,14 @@ import select
 import shlex
 import statistics
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fabric_programs import ADDRESS, FailedError, Soft, free_port
 
-SOURCE = Path(__file__).resolve().with_suffix(".c")
+HERE = Path(__file__).resolve().parent
 QUEUE_SIZE = 16  # send and receive requests of every connection
 OPERATIONS = 4000  # of a run
 DEPTHS = (1, 16)  # writes under way
@@ -67,53 +68,79 @@ class Process:
             self._process.wait()
 
 
-def build(folder: Path) -> Path:
-    program = folder / "fabric_connections"
-    compiler = shlex.split(os.environ.get("CC", "cc"))
-    command = [*compiler, "-std=gnu11", "-O2", "-Wall", "-Wextra", "-o", str(program), str(SOURCE)]
-    command += ["-lrdmacm", "-libverbs", "-lpthread"]
+def build(folder: Path, name: str, *libraries: str) -> Path:
+    program = folder / name
+    command = [*shlex.split(os.environ.get("CC", "cc")), "-std=gnu11", "-O2", "-Wall", "-Wextra"]
+    command += ["-o", str(program), str(HERE / f"{name}.c"), *libraries, "-lpthread"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise FailedError(f"{shlex.join(command)}:\n{done.stderr}")
     return program
 
 
+@contextmanager
+def started(program: Path) -> Iterator[dict[str, Process]]:
+    """The target and the client, with one connection that has been used."""
+    port = free_port()
+    sides: dict[str, Process] = {}
+    try:
+        for role in ("target", "client"):
+            sides[role] = Process(program, role, port)
+        sides["client"].ask("connect 1")
+        sides["client"].ask("write 1 1000 1")
+        yield sides
+    finally:
+        for side in reversed(sides.values()):
+            side.close()
+
+
 def measure(folder: Path, count: int, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
     """What a connection takes of memory, and what `count` of them make of an operation."""
-    program, port = build(folder), free_port()
-    target = Process(program, "target", port)
-    client = Process(program, "client", port)
-    try:
-        say(f"{count} connections")
-        sides = {"target": target, "client": client}
-        # All that is needed once is there after the first connection has been used.
-        client.ask("connect 1")
-        client.ask("write 1 1000 1")
+    rdma = build(folder, "fabric_connections", "-lrdmacm", "-libverbs")
+    sockets = build(folder, "fabric_sockets")
+    say(f"{count} connections")
+    with started(rdma) as sides:
+        client = sides["client"]
         before = {name: side.ask("memory") for name, side in sides.items()}
         took = client.ask(f"connect {count}")
         # Every connection has been used before its memory is looked at.
         client.ask(f"write {count} {4 * count} 1")
         after = {name: side.ask("memory") for name, side in sides.items()}
-        runs: dict[str, list[dict[str, float]]] = {}
-        for number in range(rounds):
-            for depth in DEPTHS:
-                for over in (1, count) if number % 2 == 0 else (count, 1):
-                    say(f"round {number + 1} of {rounds}: writes over {over} connections")
-                    runs.setdefault(f"{over} {depth}", []).append(
-                        one_run(sides, over, OPERATIONS, depth)
-                    )
-    finally:
-        client.close()
-        target.close()
-    per_connection = {name: (after[name] - before[name]) / (count - 1) / 1024 for name in sides}
+        runs = all_rounds(sides, count, rounds, DEPTHS, say)
+    # By themselves: sides that look for events all the time would be in each other's way.
+    with started(sockets) as sides:
+        sides["client"].ask(f"connect {count}")
+        socket_runs = all_rounds(sides, count, rounds, (1,), say)
     return {
         "count": count,
         "queue_size": QUEUE_SIZE,
         "connect_us": took / (count - 1) / 1e3,
-        "memory_kib": per_connection,
+        "memory_kib": {name: (after[name] - before[name]) / (count - 1) / 1024 for name in before},
         "runs": runs,
         "cost": {str(depth): cost(runs, count, depth) for depth in DEPTHS},
+        "socket_runs": socket_runs,
+        "socket_cost": cost(socket_runs, count, 1),
     }
+
+
+def all_rounds(
+    sides: dict[str, Process],
+    count: int,
+    rounds: int,
+    depths: Sequence[int],
+    say: Callable[[str], None],
+) -> dict[str, list[dict[str, float]]]:
+    runs: dict[str, list[dict[str, float]]] = {}
+    for number in range(rounds):
+        for depth in depths:
+            for over in (1, count) if number % 2 == 0 else (count, 1):
+                say(f"round {number + 1} of {rounds}: writes over {over} connections")
+                # The caches are those of the connections in question.
+                sides["client"].ask(f"write {over} {min(over, 1000)} {depth}")
+                runs.setdefault(f"{over} {depth}", []).append(
+                    one_run(sides, over, OPERATIONS, depth)
+                )
+    return runs
 
 
 def one_run(sides: dict[str, Process], over: int, operations: int, depth: int) -> dict[str, float]:

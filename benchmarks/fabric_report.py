@@ -18,6 +18,8 @@ def show(result: dict[str, Any]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 140
     machine = result["machine"]
     console.print(
         f"{machine['processors']} x {machine['processor']}, Linux {machine['kernel']}; load before "
@@ -107,6 +109,13 @@ def connections_table(measured: dict[str, Any]) -> Any:
             table.add_row(
                 f"  processor time, {side}", f"{one:.1f} µs", f"{many:.1f} µs", f"{many / one:.2f}"
             )
+    cost = measured["socket_cost"]
+    table.add_row(
+        "the same bytes, by TCP sockets alone",
+        f"{cost['one_us']:.1f} µs",
+        f"{cost['many_us']:.1f} µs",
+        f"{cost['ratio']:.2f} ({cost['lowest']:.2f}-{cost['highest']:.2f})",
+    )
     return table
 
 
