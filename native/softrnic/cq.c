@@ -50,10 +50,17 @@ ibv_destroy_comp_channel(struct ibv_comp_channel *ibv_channel)
 	return 0;
 }
 
+/* The channel for whose next event this thread waits, serving. */
+static __thread struct channel *waited_for;
+
 static void
 channel_push(struct channel *channel, struct cq *cq)
 {
 	pthread_mutex_lock(&channel->lock);
+	/* One event goes to this very thread: to tell by the descriptor would take system calls. */
+	bool is_own = channel == waited_for && !channel->unannounced;
+	if (is_own)
+		channel->unannounced = 1;
 	if (!cq->pending_events++) {
 		cq->next_pending = NULL;
 		if (channel->first)
@@ -62,8 +69,23 @@ channel_push(struct channel *channel, struct cq *cq)
 			channel->first = cq;
 		channel->last = cq;
 	}
+	bool has_other_waiters = channel->waiters > (channel == waited_for);
 	pthread_mutex_unlock(&channel->lock);
-	(void)eventfd_write(channel->ibv.fd, 1);
+	if (!is_own) {
+		(void)eventfd_write(channel->ibv.fd, 1);
+		if (has_other_waiters)
+			engine_kick();
+	}
+}
+
+/* With the lock held: one event less, shown or not. False: there is none, or it is just coming. */
+static bool
+take_event(struct channel *channel)
+{
+	if (!channel->unannounced)
+		return semaphore_take(channel->ibv.fd);
+	channel->unannounced--;
+	return true;
 }
 
 static void
@@ -87,7 +109,7 @@ channel_pop(struct channel *channel)
 {
 	pthread_mutex_lock(&channel->lock);
 	struct cq *cq = channel->first;
-	if (cq && semaphore_take(channel->ibv.fd)) {
+	if (cq && take_event(channel)) {
 		unlink_pending(channel, cq);
 		cq->fetched_events++;
 		if (--cq->pending_events) { /* to the end of the line */
@@ -103,6 +125,24 @@ channel_pop(struct channel *channel)
 	}
 	pthread_mutex_unlock(&channel->lock);
 	return cq;
+}
+
+static bool
+has_events(void *argument)
+{
+	struct channel *channel = argument;
+	pthread_mutex_lock(&channel->lock);
+	bool has = channel->first;
+	pthread_mutex_unlock(&channel->lock);
+	return has;
+}
+
+static void
+count_waiter(struct channel *channel, int change)
+{
+	pthread_mutex_lock(&channel->lock);
+	channel->waiters += (unsigned)change;
+	pthread_mutex_unlock(&channel->lock);
 }
 
 int
@@ -135,7 +175,12 @@ ibv_get_cq_event(struct ibv_comp_channel *ibv_channel, struct ibv_cq **ibv_cq, v
 			*cq_context = cq->ibv.cq_context;
 			return 0;
 		}
-		if (engine_wait(channel->ibv.fd) < 0)
+		count_waiter(channel, 1);
+		waited_for = channel;
+		int waited = engine_wait(channel->ibv.fd, has_events, channel);
+		waited_for = NULL;
+		count_waiter(channel, -1);
+		if (waited < 0)
 			return -1;
 	}
 }
@@ -259,7 +304,7 @@ ibv_destroy_cq(struct ibv_cq *ibv_cq)
 		pthread_mutex_lock(&channel->lock);
 		if (cq->pending_events) {
 			unlink_pending(channel, cq);
-			while (cq->pending_events && semaphore_take(channel->ibv.fd))
+			while (cq->pending_events && take_event(channel))
 				cq->pending_events--;
 		}
 		fetched = cq->fetched_events;
@@ -304,6 +349,13 @@ cq_push(struct ibv_cq *ibv_cq, const struct ibv_wc *wc, bool solicited)
 		channel_push(container_of(ibv_cq->channel, struct channel, ibv), cq);
 	if (overruns)
 		async_report(ibv_cq->context, IBV_EVENT_CQ_ERR, ibv_cq, &cq->async_reported);
+}
+
+bool
+cq_is_direct(struct ibv_cq *ibv_cq)
+{
+	struct cq *cq = container_of(ibv_cq, struct cq, ibv);
+	return atomic_load_explicit(&cq->qp_count, memory_order_relaxed) <= DIRECT_QPS;
 }
 
 void
@@ -364,24 +416,33 @@ serve_others(struct cq *cq)
 		sched_yield(); /* what is polled for may need this very processor */
 }
 
+/* Its queue pairs, held, where they are few. With the lock. */
+static unsigned
+get_direct(struct cq *cq, struct qp **qps)
+{
+	unsigned count = 0;
+	if (cq->qp_count <= DIRECT_QPS) {
+		for (; count < DIRECT_QPS && cq->qps[count]; count++)
+			qp_get(qps[count] = cq->qps[count]);
+	}
+	return count;
+}
+
 /* Look at the sockets behind an empty queue; with many of them, at those that are ready. */
 static void
 serve(struct cq *cq)
 {
 	struct qp *qps[DIRECT_QPS];
-	unsigned count = 0;
 	bool for_others;
 	if (!atomic_load_explicit(&cq->is_armed, memory_order_relaxed))
 		engine_polled(); /* a program that has armed the queue is about to sleep */
 	pthread_mutex_lock(&cq->lock);
 	for_others = cq->polls_for_others-- <= 0;
-	if (cq->qp_count <= DIRECT_QPS) {
-		for (; count < DIRECT_QPS && cq->qps[count]; count++)
-			qp_get(qps[count] = cq->qps[count]);
-	}
+	unsigned count = get_direct(cq, qps);
 	for_others |= count < cq->qp_count; /* too many, or one that came when they were */
 	pthread_mutex_unlock(&cq->lock);
 	for (unsigned i = 0; i < count; i++) {
+		sender_end_gathering(qps[i]);
 		receiver_run(qps[i], BY_POLLER);
 		if (atomic_load_explicit(&qps[i]->tx.blocked, memory_order_relaxed)) {
 			sender_retry(qps[i]);
@@ -432,7 +493,13 @@ req_notify_cq(struct ibv_cq *ibv_cq, int solicited_only)
 	else if (cq->armed == NOT_ARMED)
 		cq->armed = ARMED_SOLICITED;
 	atomic_store_explicit(&cq->is_armed, true, memory_order_relaxed);
+	struct qp *qps[DIRECT_QPS];
+	unsigned count = get_direct(cq, qps);
 	pthread_mutex_unlock(&cq->lock);
+	for (unsigned i = 0; i < count; i++) {
+		sender_end_gathering(qps[i]);
+		qp_release(qps[i]);
+	}
 	return 0;
 }
 

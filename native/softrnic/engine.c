@@ -37,6 +37,7 @@
  */
 #define BUSY_GAP_NS 100000
 #define BUSY_MIN_NS 10000
+#define BUSY_WAITS 8
 
 #define EVENTS_AT_ONCE 16
 #define SLICE_NS 100000
@@ -44,7 +45,8 @@
 static struct {
 	pthread_mutex_t lock;
 	_Atomic int epfd; /* set last, once all else is there */
-	int wake_fd;
+	int wake_fd;      /* wakes the progress thread */
+	int kick_fd;      /* wakes the waiter that serves */
 	unsigned capacity, free_slot;
 	struct slot {
 		struct source *source;
@@ -56,10 +58,11 @@ static struct {
 	void (*_Atomic idle)(void);
 	int *child_fds;
 	unsigned child_count, child_capacity;
-} engine = {.lock = PTHREAD_MUTEX_INITIALIZER, .epfd = -1, .wake_fd = -1};
+} engine = {.lock = PTHREAD_MUTEX_INITIALIZER, .epfd = -1, .wake_fd = -1, .kick_fd = -1};
 
-/* What epoll says of the wake-up event; no source has this slot. */
+/* What epoll says of the wake-up events; no source has these slots. */
 #define WAKE_UP UINT64_MAX
+#define KICK (UINT64_MAX - 1)
 
 static _Atomic unsigned forks;
 /* The value of `forks` in the process that uses the device. */
@@ -72,11 +75,15 @@ static _Atomic unsigned other_waiters;
 static _Atomic unsigned waits_ended;
 static _Atomic uint32_t wakes;
 static _Atomic bool sleeps_for_good;
-/* The progress thread has stepped aside for a moment, after which it looks at what is owed. */
-static _Atomic bool is_aside;
+/* The progress thread sleeps until something happens: it does not look at what is owed. */
+static _Atomic bool sleeps = true;
 static _Atomic bool is_owing;
 static __thread bool is_progress_thread;
 static __thread bool steps_back;
+/* This thread serves while the program waits in it: it answers once it has what it waits for. */
+static __thread bool is_serving_waiter;
+/* ... and is about to sleep. */
+static __thread bool falls_asleep;
 
 int64_t
 engine_now(void)
@@ -202,13 +209,18 @@ static int
 handle(const struct epoll_event *events, int count)
 {
 	for (int i = 0; i < count; i++) {
+		eventfd_t value;
 		if (events[i].data.u64 == WAKE_UP) {
 			/* It is for the progress thread: nobody else knows the deadlines. */
-			eventfd_t value;
 			if (is_progress_thread)
 				(void)eventfd_read(engine.wake_fd, &value);
 			else
 				wake_progress();
+			continue;
+		}
+		if (events[i].data.u64 == KICK) {
+			if (is_serving_waiter || !atomic_load(&serving_waiter))
+				(void)eventfd_read(engine.kick_fd, &value);
 			continue;
 		}
 		unsigned index = (unsigned)events[i].data.u64;
@@ -244,13 +256,15 @@ serve_attentively(int timeout_ms)
 	int count = 0;
 	if (typical_gap < BUSY_GAP_NS && has_other_processors()) {
 		int64_t until = began + 2 * typical_gap + BUSY_MIN_NS;
-		while (!(count = serve(0)) && now < until) {
+		while (!(count = serve(0)) && now < until && !atomic_load(&is_owing)) {
 			sched_yield(); /* who has work goes first */
 			now = engine_now();
 		}
 	}
-	if (!count)
+	atomic_store(&sleeps, true);
+	if (!count && !atomic_load(&is_owing))
 		(void)serve(timeout_ms);
+	atomic_store(&sleeps, false);
 	typical_gap += (engine_now() - began - typical_gap) / 8;
 }
 
@@ -287,7 +301,7 @@ since_polled(void)
 bool
 engine_is_attended(void)
 {
-	return since_polled() < ATTENTIVE_NS;
+	return is_serving_waiter || since_polled() < ATTENTIVE_NS;
 }
 
 void
@@ -296,11 +310,32 @@ engine_on_idle(void (*idle)(void))
 	engine.idle = idle;
 }
 
+/* A thread that waits has something to put off, and nobody looks after it: worth it if often. */
+static void
+want_progress(void)
+{
+	static __thread unsigned count;
+	static __thread int64_t began;
+	if (!count++)
+		began = engine_now();
+	if (count < BUSY_WAITS)
+		return;
+	count = 0;
+	if (engine_now() - began < BUSY_WAITS * BUSY_GAP_NS)
+		(void)eventfd_write(engine.wake_fd, 1);
+}
+
 bool
 engine_owe(void)
 {
+	if (falls_asleep)
+		return false;
 	atomic_store(&is_owing, true);
-	return is_progress_thread || atomic_load(&is_aside);
+	if (is_progress_thread || !atomic_load(&sleeps))
+		return true;
+	if (is_serving_waiter)
+		want_progress();
+	return false;
 }
 
 void
@@ -330,28 +365,38 @@ wait_plainly(int fd)
 }
 
 int
-engine_wait(int fd)
+engine_wait(int fd, bool (*is_done)(void *argument), void *argument)
 {
 	int expected = 0;
 	if (engine.epfd < 0 || !atomic_compare_exchange_strong(&serving_waiter, &expected, 1))
 		return wait_plainly(fd);
-	struct pollfd fds[2] = {{.fd = fd, .events = POLLIN},
-				{.fd = engine.epfd, .events = POLLIN}};
-	pay();
-	int ret;
-	for (;;) {
-		ret = poll(fds, 2, -1);
-		if (ret < 0 || fds[0].revents)
+	struct epoll_event events[EVENTS_AT_ONCE];
+	int count;
+	is_serving_waiter = true;
+	do {
+		count = 0;
+		if (is_done(argument))
 			break;
-		(void)serve(0);
-	}
+		falls_asleep = true;
+		pay(); /* which may bring what is waited for */
+		if (!is_done(argument))
+			count = epoll_wait(engine.epfd, events, EVENTS_AT_ONCE, -1);
+		falls_asleep = false;
+	} while (handle(events, count) > 0);
+	is_serving_waiter = false;
 	int failure = errno;
 	atomic_store(&serving_waiter, 0);
 	atomic_fetch_add(&waits_ended, 1);
 	if (atomic_load(&sleeps_for_good) || atomic_load(&other_waiters))
 		wake_progress();
 	errno = failure;
-	return ret < 0 ? -1 : 0;
+	return count < 0 ? -1 : 0;
+}
+
+void
+engine_kick(void)
+{
+	(void)eventfd_write(engine.kick_fd, 1);
 }
 
 /* ---- the progress thread ---- */
@@ -361,14 +406,6 @@ sleep_at_most(int64_t ns, uint32_t expected)
 {
 	struct timespec timeout = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
 	syscall(SYS_futex, &wakes, FUTEX_WAIT_PRIVATE, expected, &timeout, NULL, 0);
-}
-
-static void
-sleep_aside(int64_t ns, uint32_t expected)
-{
-	atomic_store(&is_aside, true);
-	sleep_at_most(ns, expected);
-	atomic_store(&is_aside, false);
 }
 
 /* Step aside while the program's own threads serve. Returns whether they did. */
@@ -383,34 +420,43 @@ step_aside(void)
 		idle_rounds = ended == waits_seen ? idle_rounds + 1 : 0;
 		waits_seen = ended;
 		if (idle_rounds < ASIDE_IDLE) {
-			sleep_aside(ASIDE_NS, woken);
+			sleep_at_most(ASIDE_NS, woken);
 			return true;
 		}
 		pay();
 		if (atomic_load(&is_owing)) { /* not due yet: nobody else will think of it */
-			sleep_aside(ENGINE_OWED_NS, woken);
+			sleep_at_most(ENGINE_OWED_NS, woken);
 			return true;
 		}
+		atomic_store(&sleeps, true);
 		atomic_store(&sleeps_for_good, true);
-		if (atomic_load(&serving_waiter) && atomic_load(&waits_ended) == ended) {
+		if (atomic_load(&serving_waiter) && atomic_load(&waits_ended) == ended &&
+		    !atomic_load(&is_owing)) {
 			int64_t next = engine.next_deadline;
 			int64_t left = next ? next - engine_now() : 3600 * 1000000000LL;
 			sleep_at_most(left > 0 ? left : 0, woken);
 		}
 		atomic_store(&sleeps_for_good, false);
+		atomic_store(&sleeps, false);
 		idle_rounds = 0;
 		return true;
 	}
 	idle_rounds = 0;
+	if (atomic_load(&waits_ended) != waits_seen) {
+		/* A thread that has served, waiting, is about to answer what it has got. */
+		waits_seen = atomic_load(&waits_ended);
+		sleep_at_most(ASIDE_NS, woken);
+		return true;
+	}
 	if (steps_back) {
 		steps_back = false;
-		sleep_aside(STEP_BACK_NS, woken);
+		sleep_at_most(STEP_BACK_NS, woken);
 		return true;
 	}
 	if (since_polled() >= POLLED_NS || engine_now() < distrusts_until)
 		return false;
 	unsigned before = atomic_load_explicit(&polls, memory_order_relaxed);
-	sleep_aside(ASIDE_NS, woken);
+	sleep_at_most(ASIDE_NS, woken);
 	if (atomic_load(&serving_waiter))
 		return true;
 	if (atomic_load_explicit(&polls, memory_order_relaxed) - before < ASIDE_POLLS) {
@@ -443,6 +489,7 @@ progress(void *unused)
 {
 	(void)unused;
 	is_progress_thread = true;
+	atomic_store(&sleeps, false);
 	ask_for_short_slices();
 	prctl(PR_SET_NAME, "softrnic");
 	prctl(PR_SET_TIMERSLACK, 1000);
@@ -450,7 +497,12 @@ progress(void *unused)
 		int64_t next = serve_deadlines();
 		bool aside = step_aside();
 		int timeout = -1;
-		if (aside) {
+		if (aside && atomic_load(&serving_waiter)) {
+			eventfd_t value;
+			(void)eventfd_read(engine.wake_fd, &value);
+			pay();
+			continue;
+		} else if (aside) {
 			pay();
 			timeout = 0;
 		} else if (atomic_load(&is_owing)) {
@@ -550,12 +602,19 @@ engine_forget_fd(int fd)
 }
 
 static void
-stop(int epfd, int wake_fd)
+stop(const int *fds, unsigned count)
 {
-	if (epfd >= 0)
-		close(epfd);
-	if (wake_fd >= 0)
-		close(wake_fd);
+	for (unsigned i = 0; i < count; i++) {
+		if (fds[i] >= 0)
+			close(fds[i]);
+	}
+}
+
+static bool
+serve_wakes(int epfd, int fd, uint64_t data)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.u64 = data};
+	return epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &event) == 0;
 }
 
 /* With the lock held. 0 or an errno. */
@@ -567,17 +626,18 @@ start(void)
 	sigset_t all, previous;
 	if (engine.epfd >= 0)
 		return engine_usable();
-	int epfd = epoll_create1(EPOLL_CLOEXEC);
-	int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	struct epoll_event event = {.events = EPOLLIN, .data.u64 = WAKE_UP};
-	if (epfd < 0 || wake_fd < 0 || epoll_ctl(epfd, EPOLL_CTL_ADD, wake_fd, &event) < 0) {
+	int fds[] = {epoll_create1(EPOLL_CLOEXEC), eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
+		     eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+	if (fds[0] < 0 || fds[1] < 0 || fds[2] < 0 || !serve_wakes(fds[0], fds[1], WAKE_UP) ||
+	    !serve_wakes(fds[0], fds[2], KICK)) {
 		int failure = errno;
-		stop(epfd, wake_fd);
+		stop(fds, 3);
 		return failure;
 	}
 	atomic_store(&engine_forks, atomic_load(&forks));
-	engine.wake_fd = wake_fd;
-	atomic_store(&engine.epfd, epfd);
+	engine.wake_fd = fds[1];
+	engine.kick_fd = fds[2];
+	atomic_store(&engine.epfd, fds[0]);
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &previous); /* signals are the program's */
 	pthread_attr_init(&attributes);
@@ -587,11 +647,11 @@ start(void)
 	pthread_sigmask(SIG_SETMASK, &previous, NULL);
 	if (ret) {
 		engine.epfd = -1;
-		stop(epfd, wake_fd);
+		stop(fds, 3);
 		return ret;
 	}
-	remember_fd(epfd);
-	remember_fd(wake_fd);
+	for (unsigned i = 0; i < 3; i++)
+		remember_fd(fds[i]);
 	return 0;
 }
 

@@ -62,10 +62,12 @@ void engine_polled(void);
 /* Whether the program has polled lately, and so may answer soon to what has come for it. */
 bool engine_is_attended(void);
 /*
- * Wait until `fd` is readable, serving what comes meanwhile where no other thread does. 0, or -1
- * with errno: EINTR.
+ * Wait until `is_done`, serving what comes meanwhile; who makes it true in another thread has to
+ * kick. Where another thread that waits serves already, wait for `fd` alone, which is readable
+ * then. It may also return early. 0, or -1 with errno: EINTR.
  */
-int engine_wait(int fd);
+int engine_wait(int fd, bool (*is_done)(void *argument), void *argument);
+void engine_kick(void);
 /* Somebody else is at the socket already: the progress thread lets them. */
 void engine_step_back(void);
 /* How long what is owed waits for something to travel with. */

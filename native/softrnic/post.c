@@ -6,11 +6,13 @@
 #include <string.h>
 
 /*
- * While this many requests wait for an acknowledgement, a few more are gathered before they go out:
- * its arrival sends them, and a system call carries several.
+ * Behind so many requests under way a few more small ones are gathered before they go out, so that
+ * a system call carries several. What ends that is their number, the arrival of an acknowledgement,
+ * the program's waiting for completions, or a moment's passing.
  */
 #define GATHER_BEHIND 8
 #define GATHER_MAX (OUT_RING / 2)
+#define GATHER_BYTES 8192 /* the largest that waits for others */
 
 #define SEND_FLAGS                                                                                 \
 	(IBV_SEND_FENCE | IBV_SEND_SIGNALED | IBV_SEND_SOLICITED | IBV_SEND_INLINE |               \
@@ -124,10 +126,20 @@ set(struct qp *qp, struct request *request, const struct ibv_send_wr *wr)
 	return ret ? ret : request_check(qp, request);
 }
 
+/* With tx.lock, something having been posted. */
 static bool
-gathers(const struct sender *tx)
+gathers(struct qp *qp)
 {
-	return tx->acks && tx->next - tx->head >= GATHER_BEHIND && tx->tail - tx->next < GATHER_MAX;
+	struct sender *tx = &qp->tx;
+	if (tx->next - tx->head < GATHER_BEHIND || tx->tail - tx->next >= GATHER_MAX)
+		return false;
+	if (!atomic_load_explicit(&tx->gathers, memory_order_relaxed)) {
+		bool is_large = tx->requests[(tx->tail - 1) & tx->mask].length > GATHER_BYTES;
+		if (!tx->acks && (is_large || !cq_is_direct(qp->init.send_cq) || !owed_add(qp)))
+			return false;
+		atomic_store_explicit(&tx->gathers, true, memory_order_relaxed);
+	}
+	return true;
 }
 
 int
@@ -163,7 +175,7 @@ post_send(struct ibv_qp *ibv_qp, struct ibv_send_wr *wr, struct ibv_send_wr **ba
 		else
 			tx->tail++;
 	}
-	if (!gathers(tx))
+	if (!gathers(qp))
 		sender_run(qp);
 	pthread_mutex_unlock(&tx->lock);
 	if (qp->is_ex)
@@ -358,7 +370,7 @@ wr_complete(struct ibv_qp_ex *ex)
 		tx->tail += qp->batch_count;
 		if (atomic_load(&qp->state) == IBV_QPS_ERR)
 			sender_flush(qp);
-		else if (!gathers(tx))
+		else if (!gathers(qp))
 			sender_run(qp);
 		pthread_mutex_unlock(&tx->lock);
 	}

@@ -86,54 +86,6 @@ qp_release(struct qp *qp)
 	source_put(&qp->source);
 }
 
-/* ---- acknowledgements put off ---- */
-
-bool
-qp_owes(struct qp *qp)
-{
-	qp->tx.owed_since = engine_now();
-	atomic_store(&qp->tx.owes, true);
-	return engine_owe();
-}
-
-static void
-pay(struct qp *qp)
-{
-	pthread_mutex_lock(&qp->tx.lock);
-	/* Until it is due it may still travel with something, if there is somebody to see to it. */
-	if (atomic_load(&qp->tx.owes) &&
-	    (engine_now() - qp->tx.owed_since >= ENGINE_OWED_NS || !engine_owe()))
-		sender_run(qp);
-	pthread_mutex_unlock(&qp->tx.lock);
-	post_done(qp);
-}
-
-/* What a program's thread put off and did not come back for. */
-static void
-pay_all(void)
-{
-	for (unsigned i = 0; i < TABLE_SIZE; i++) {
-		struct qp *owers[16];
-		unsigned count = 0;
-		pthread_mutex_lock(&table.lock);
-		for (struct qp *qp = table.chains[i]; qp; qp = qp->next_in_table) {
-			if (!atomic_load(&qp->tx.owes))
-				continue;
-			if (count == 16) {
-				(void)engine_owe(); /* the others next time */
-				break;
-			}
-			qp_get(qp);
-			owers[count++] = qp;
-		}
-		pthread_mutex_unlock(&table.lock);
-		for (unsigned j = 0; j < count; j++) {
-			pay(owers[j]);
-			qp_release(owers[j]);
-		}
-	}
-}
-
 /* ---- events for the connection manager ---- */
 
 void
@@ -556,7 +508,7 @@ create_qp_ex(struct ibv_context *context, struct ibv_qp_init_attr_ex *attr)
 	if (attr->recv_cq != attr->send_cq)
 		cq_attach(attr->recv_cq, qp);
 	add_to_table(qp);
-	engine_on_idle(pay_all);
+	engine_on_idle(owed_pay_all);
 	return &qp->ibv;
 }
 
@@ -601,7 +553,7 @@ reset(struct qp *qp)
 	tx->outbound_head = tx->outbound_tail = 0;
 	tx->acks = tx->acked_upto = tx->signalled_upto = tx->bytes_unasked = 0;
 	tx->closes = tx->is_shut = tx->imm_sent = tx->turn = tx->waits_first = false;
-	tx->blocked = tx->has_failed = tx->owes = false;
+	tx->blocked = tx->has_failed = tx->owes = tx->gathers = false;
 	tx->failure = (struct terminate){0};
 	qp->rx.has_imm = qp->rx.has_receive = false;
 	qp->rx.read_placed = qp->rx.received = 0;

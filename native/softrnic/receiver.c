@@ -279,7 +279,6 @@ end_response(struct qp *qp)
 	rx->read_placed = 0;
 	pthread_mutex_lock(&qp->tx.lock);
 	sender_answered(qp);
-	sender_run(qp);
 	pthread_mutex_unlock(&qp->tx.lock);
 }
 
@@ -425,7 +424,6 @@ handle_atomic_response(struct qp *qp, const uint8_t *payload)
 			pieces_put(pieces, (unsigned)count);
 		rx->atomic_response_msn++;
 		sender_answered(qp);
-		sender_run(qp);
 	}
 	pthread_mutex_unlock(&tx->lock);
 	return is_expected ? CONTINUE : refuse(qp, ERROR_UNEXPECTED_OPCODE);
@@ -803,7 +801,7 @@ answer(struct qp *qp, enum served_by by)
 		tx->tail_answered = tx->tail;
 		if (owed && !atomic_load_explicit(&tx->owes, memory_order_relaxed)) {
 			tx->owed_rounds = 0;
-			owed = qp_owes(qp);
+			owed = owed_add(qp);
 		} else if (++tx->owed_rounds >= OWED_ROUNDS) {
 			owed = false;
 		}

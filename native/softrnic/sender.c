@@ -88,8 +88,9 @@ sender_flush(struct qp *qp)
 	tx->imm_sent = false;
 }
 
-void
-sender_answered(struct qp *qp)
+/* An answer to the oldest outbound request has come: complete all up to it. */
+static void
+answered(struct qp *qp)
 {
 	struct sender *tx = &qp->tx;
 	struct outbound *outbound = &tx->outbounds[tx->outbound_head++ % tx->outbound_size];
@@ -577,14 +578,19 @@ sender_ask(struct qp *qp)
 	tx->acks++;
 }
 
+static bool
+wants_ack(const struct sender *tx)
+{
+	return (int32_t)(tx->signalled_upto - tx->acked_upto) > 0 ||
+	       /* Those that want no completion must retire as well. */
+	       2 * (tx->next - tx->acked_upto) > tx->limit;
+}
+
 static void
 ask_for_ack(struct qp *qp)
 {
 	struct sender *tx = &qp->tx;
-	bool is_wanted = (int32_t)(tx->signalled_upto - tx->acked_upto) > 0 ||
-			 /* Those that want no completion must retire as well. */
-			 2 * (tx->next - tx->acked_upto) > tx->limit;
-	if (!is_wanted || tx->offset || tx->imm_sent || !has_outbound_room(qp) ||
+	if (!wants_ack(tx) || tx->offset || tx->imm_sent || !has_outbound_room(qp) ||
 	    tx->acks >= ASK_MAX || (tx->acks && tx->bytes_unasked < ASK_BYTES))
 		return;
 	sender_ask(qp);
@@ -729,6 +735,7 @@ sender_run(struct qp *qp)
 	if (!qp->has_stream || tx->waits_first || tx->is_shut)
 		return;
 	atomic_store_explicit(&tx->owes, false, memory_order_relaxed);
+	atomic_store_explicit(&tx->gathers, false, memory_order_relaxed);
 	while (!tx->blocked && !tx->has_failed) {
 		if (!tx->closes)
 			fill(qp);
@@ -743,6 +750,14 @@ sender_run(struct qp *qp)
 }
 
 void
+sender_answered(struct qp *qp)
+{
+	answered(qp);
+	if (qp->tx.next != qp->tx.tail || wants_ack(&qp->tx))
+		sender_run(qp);
+}
+
+void
 sender_retry(struct qp *qp)
 {
 	struct sender *tx = &qp->tx;
@@ -754,4 +769,15 @@ sender_retry(struct qp *qp)
 			(void)engine_change(&qp->source, 0, EPOLLOUT);
 	}
 	pthread_mutex_unlock(&tx->lock);
+}
+
+void
+sender_end_gathering(struct qp *qp)
+{
+	if (!atomic_load_explicit(&qp->tx.gathers, memory_order_relaxed))
+		return;
+	pthread_mutex_lock(&qp->tx.lock);
+	sender_run(qp);
+	pthread_mutex_unlock(&qp->tx.lock);
+	post_done(qp);
 }

@@ -103,6 +103,10 @@ struct channel {
 	struct ibv_comp_channel ibv;
 	pthread_mutex_t lock;
 	struct cq *first, *last; /* with events not yet fetched */
+	/* Of these, events that the descriptor does not show: their thread is about to take them.
+	 */
+	unsigned unannounced;
+	unsigned waiters; /* threads that may serve while they wait for an event */
 };
 
 #define DIRECT_QPS 4
@@ -119,7 +123,7 @@ struct cq {
 	bool overrun;
 	_Atomic bool is_armed; /* read without the lock */
 	struct qp *qps[DIRECT_QPS];
-	unsigned qp_count;
+	_Atomic unsigned qp_count;
 	/* Read and written without a lock: hints. */
 	_Atomic int polls_for_others;
 	_Atomic unsigned others_interval;
@@ -133,6 +137,8 @@ struct cq {
 };
 
 void cq_push(struct ibv_cq *cq, const struct ibv_wc *wc, bool solicited);
+/* Whether polling it looks at each of its queue pairs. */
+bool cq_is_direct(struct ibv_cq *cq);
 void cq_attach(struct ibv_cq *cq, struct qp *qp);
 void cq_detach(struct ibv_cq *cq, struct qp *qp);
 /* Forget the completions of a queue pair that goes away. */
@@ -226,7 +232,7 @@ struct out {
 	uint32_t msn; /* of the request that it answers */
 	struct iovec segments[OUT_SEGMENTS];
 };
-#define OUT_RING 16
+#define OUT_RING 32
 #define OUT_COPIES (128 * 1024)
 
 /* An inbound read or atomic, to be answered. */
@@ -282,7 +288,9 @@ struct sender {
 	/* The socket, a local segment, or a response's source: break the stream. */
 	_Atomic bool has_failed;
 	struct terminate failure; /* to tell the peer, if it is about one of its requests */
-	_Atomic bool owes;        /* acknowledgements put off, to go out with something else */
+	/* Acknowledgements or requests are put off; requests, which a poll sends (owed.c). */
+	_Atomic bool owes, gathers;
+	bool is_listed;
 	unsigned owed_rounds;
 	uint32_t tail_answered; /* the send queue's tail when the last inbound one came */
 	int64_t owed_since;
@@ -365,7 +373,7 @@ struct qp {
 	uint32_t batch_count, batch_room;
 	int batch_error;
 	struct request *batch_request;
-	struct qp *next_in_table;
+	struct qp *next_in_table, *next_owing;
 };
 
 static inline struct qp *
@@ -395,11 +403,6 @@ void qp_break(struct qp *qp, const struct terminate *terminate, bool is_over);
 void qp_break_receiving(struct qp *qp, const struct terminate *terminate, bool is_over);
 /* The sender has met a failure: with rx.lock. */
 void qp_break_failed(struct qp *qp);
-/*
- * It owes an acknowledgement, which is to go out soon whatever the program does. False: somebody
- * has to send it now. With tx.lock.
- */
-bool qp_owes(struct qp *qp);
 /* Events that have become due, once no lock is held. */
 void qp_tell(struct qp *qp);
 
@@ -407,7 +410,12 @@ void qp_tell(struct qp *qp);
 void sender_run(struct qp *qp);
 /* The socket may take more again. Without tx.lock. */
 void sender_retry(struct qp *qp);
-/* An answer to the oldest outbound request has come: complete all up to it. With tx.lock. */
+/* The program waits for completions now: what it gathered goes out. Without tx.lock. */
+void sender_end_gathering(struct qp *qp);
+/*
+ * An answer to the oldest outbound request has come: complete all up to it, and send what waited
+ * for that. With tx.lock.
+ */
 void sender_answered(struct qp *qp);
 /* Complete requests before `position` successfully, as far as they are on their way. */
 void sender_complete(struct qp *qp, uint32_t position);
@@ -424,6 +432,15 @@ enum served_by { BY_PROGRESS, BY_POLLER };
 void receiver_run(struct qp *qp, enum served_by by);
 /* A receive has been posted: go on where the lack of one had stopped it. */
 void receiver_kick(struct qp *qp);
+
+/* ---- what is put off for a moment (owed.c) ---- */
+
+/*
+ * Something may wait for something else to travel with; it goes out soon whatever the program
+ * does. False: somebody has to send it now. With tx.lock.
+ */
+bool owed_add(struct qp *qp);
+void owed_pay_all(void);
 
 /* ---- what waits behind a message without a receive (parked.c), with rx.lock ---- */
 
