@@ -138,10 +138,12 @@ run(struct rpmapy_conn *conn, int64_t deadline)
 			return ret;
 		if (op->has_failed && op->retired == op->posted)
 			return RPMAPY_E_COMPLETION;
-		if (op->retired == op->total) {
+		if (op->retired != retired) { /* what follows is another wait */
 			wait_learn(&polling, &conn->cq);
-			return 0;
+			polling = (struct polling){0};
 		}
+		if (op->retired == op->total)
+			return 0;
 		if (!op->has_failed && op->posted < op->total &&
 		    op->posted - op->retired < window(conn) && (!full || op->retired > retired))
 			continue;

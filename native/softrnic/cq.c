@@ -30,6 +30,7 @@ ibv_create_comp_channel(struct ibv_context *context)
 		return NULL;
 	}
 	pthread_mutex_init(&channel->lock, NULL);
+	object_count(OBJECT_CHANNEL, 1);
 	return &channel->ibv;
 }
 
@@ -47,6 +48,7 @@ ibv_destroy_comp_channel(struct ibv_comp_channel *ibv_channel)
 	close(channel->ibv.fd);
 	pthread_mutex_destroy(&channel->lock);
 	free(channel);
+	object_count(OBJECT_CHANNEL, -1);
 	return 0;
 }
 
@@ -236,6 +238,7 @@ cq_new(struct ibv_context *context, int cqe, void *cq_context, struct ibv_comp_c
 	pthread_mutex_init(&cq->ibv.mutex, NULL);
 	pthread_cond_init(&cq->ibv.cond, NULL);
 	pthread_mutex_init(&cq->lock, NULL);
+	object_count(OBJECT_CQ, 1);
 	if (channel) {
 		struct channel *ours = container_of(channel, struct channel, ibv);
 		pthread_mutex_lock(&ours->lock);
@@ -323,6 +326,7 @@ ibv_destroy_cq(struct ibv_cq *ibv_cq)
 	pthread_mutex_destroy(&cq->lock);
 	free(cq->entries);
 	free(cq);
+	object_count(OBJECT_CQ, -1);
 	return 0;
 }
 

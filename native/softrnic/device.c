@@ -321,8 +321,11 @@ device_shared_pd(void)
 	static struct ibv_pd *shared;
 	struct ibv_context *context = device_shared_context();
 	pthread_mutex_lock(&shared_lock);
-	if (!shared && context)
+	if (!shared && context) {
 		shared = ibv_alloc_pd(context);
+		if (shared)
+			object_count(OBJECT_PD, -1); /* it is for good: no leak */
+	}
 	pthread_mutex_unlock(&shared_lock);
 	return shared;
 }

@@ -310,7 +310,7 @@ engine_on_idle(void (*idle)(void))
 	engine.idle = idle;
 }
 
-/* A thread that waits has something to put off, and nobody looks after it: worth it if often. */
+/* A thread has something to put off, and nobody looks after it: worth waking up for, if often. */
 static void
 want_progress(void)
 {
@@ -321,7 +321,11 @@ want_progress(void)
 	if (count < BUSY_WAITS)
 		return;
 	count = 0;
-	if (engine_now() - began < BUSY_WAITS * BUSY_GAP_NS)
+	if (engine_now() - began >= BUSY_WAITS * BUSY_GAP_NS)
+		return;
+	if (atomic_load(&sleeps_for_good))
+		wake_progress();
+	else
 		(void)eventfd_write(engine.wake_fd, 1);
 }
 
@@ -330,11 +334,12 @@ engine_owe(void)
 {
 	if (falls_asleep)
 		return false;
+	/* It says as much of the program's attention as a poll does. */
+	atomic_fetch_add_explicit(&polls, 1, memory_order_relaxed);
 	atomic_store(&is_owing, true);
 	if (is_progress_thread || !atomic_load(&sleeps))
 		return true;
-	if (is_serving_waiter)
-		want_progress();
+	want_progress();
 	return false;
 }
 

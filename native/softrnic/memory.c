@@ -31,6 +31,7 @@ ibv_alloc_pd(struct ibv_context *context)
 	static _Atomic uint32_t handles;
 	pd->ibv.context = context;
 	pd->ibv.handle = atomic_fetch_add(&handles, 1);
+	object_count(OBJECT_PD, 1);
 	return &pd->ibv;
 }
 
@@ -43,6 +44,7 @@ ibv_dealloc_pd(struct ibv_pd *ibv_pd)
 	if (atomic_load(&pd->users))
 		return EBUSY;
 	free(pd);
+	object_count(OBJECT_PD, -1);
 	return 0;
 }
 
@@ -173,6 +175,7 @@ reg(struct ibv_pd *pd, void *address, size_t length, uint64_t iova, int access)
 	}
 	mr->ibv.handle = mr->ibv.lkey;
 	atomic_fetch_add(&container_of(pd, struct pd, ibv)->users, 1);
+	object_count(OBJECT_MR, 1);
 	return &mr->ibv;
 }
 
@@ -209,6 +212,7 @@ ibv_dereg_mr(struct ibv_mr *ibv_mr)
 	wait_for_users(mr);
 	atomic_fetch_sub(&container_of(mr->ibv.pd, struct pd, ibv)->users, 1);
 	free(mr);
+	object_count(OBJECT_MR, -1);
 	return 0;
 }
 

@@ -43,8 +43,7 @@ pay(struct qp *qp)
 	pthread_mutex_lock(&tx->lock);
 	tx->is_listed = false;
 	if (atomic_load(&tx->owes)) {
-		/* Until it is due it may travel with something, if there is somebody to see to it.
-		 */
+		/* Until it is due it may wait on, if there is somebody to see to it. */
 		if (engine_now() - tx->owed_since < ENGINE_OWED_NS && engine_owe())
 			list(qp);
 		else
@@ -67,4 +66,24 @@ owed_pay_all(void)
 		qp_release(qp);
 		qp = next;
 	}
+}
+
+void
+owed_forget(struct qp *qp)
+{
+	bool was_there = false;
+	pthread_mutex_lock(&qp->tx.lock);
+	pthread_mutex_lock(&owers.lock);
+	struct qp **link = &owers.first;
+	while (*link && *link != qp)
+		link = &(*link)->next_owing;
+	if (*link) { /* else it is being paid, if it is listed at all */
+		*link = qp->next_owing;
+		qp->tx.is_listed = false;
+		was_there = true;
+	}
+	pthread_mutex_unlock(&owers.lock);
+	pthread_mutex_unlock(&qp->tx.lock);
+	if (was_there)
+		qp_release(qp);
 }

@@ -508,6 +508,7 @@ create_qp_ex(struct ibv_context *context, struct ibv_qp_init_attr_ex *attr)
 	if (attr->recv_cq != attr->send_cq)
 		cq_attach(attr->recv_cq, qp);
 	add_to_table(qp);
+	object_count(OBJECT_QP, 1);
 	engine_on_idle(owed_pay_all);
 	return &qp->ibv;
 }
@@ -657,8 +658,10 @@ ibv_destroy_qp(struct ibv_qp *ibv_qp)
 	if (engine_usable())
 		return EPERM;
 	remove_from_table(qp);
+	object_count(OBJECT_QP, -1);
 	/* What was sent still arrives: the stream lingers on its own. */
 	qp_break(qp, NULL, false);
+	owed_forget(qp);
 	pthread_mutex_lock(&qp->rx.lock);
 	if (qp->has_stream)
 		atomic_store(&qp->owes_ended, true);

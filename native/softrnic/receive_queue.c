@@ -138,6 +138,7 @@ create_srq_ex(struct ibv_context *context, struct ibv_srq_init_attr_ex *attr)
 	srq->ibv.srq_context = attr->srq_context;
 	srq->ibv.pd = attr->pd;
 	srq->ibv.handle = atomic_fetch_add(&handles, 1) + 1;
+	object_count(OBJECT_SRQ, 1);
 	srq->limit_event = attr->attr.srq_limit;
 	pthread_mutex_init(&srq->ibv.mutex, NULL);
 	pthread_cond_init(&srq->ibv.cond, NULL);
@@ -206,6 +207,7 @@ ibv_destroy_srq(struct ibv_srq *ibv_srq)
 	pthread_cond_destroy(&srq->ibv.cond);
 	pthread_mutex_destroy(&srq->stalled_lock);
 	free(srq);
+	object_count(OBJECT_SRQ, -1);
 	return 0;
 }
 

@@ -52,6 +52,11 @@ unsigned async_forget(struct ibv_context *context, const void *object, const uns
 /* One from a semaphore eventfd if there is one, whatever the program has set its fd to. */
 bool semaphore_take(int fd);
 
+/* ---- how many there are (objects.c) ---- */
+
+enum object { OBJECT_PD, OBJECT_CQ, OBJECT_QP, OBJECT_MR, OBJECT_SRQ, OBJECT_CHANNEL };
+void object_count(enum object kind, int change);
+
 /* ---- memory (memory.c) ---- */
 
 struct pd {
@@ -441,6 +446,8 @@ void receiver_kick(struct qp *qp);
  */
 bool owed_add(struct qp *qp);
 void owed_pay_all(void);
+/* The queue pair goes away. Without tx.lock. */
+void owed_forget(struct qp *qp);
 
 /* ---- what waits behind a message without a receive (parked.c), with rx.lock ---- */
 

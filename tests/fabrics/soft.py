@@ -42,11 +42,7 @@ def find() -> Fabric:
 
 def resources() -> dict[str, int]:
     """How many objects the device has in this process."""
-    library = ctypes.CDLL(str(folder() / LIBRARIES[0]))
-    try:
-        count = library.softrnic_count
-    except AttributeError:
-        return {}
+    count = ctypes.CDLL(str(folder() / LIBRARIES[0])).softrnic_count
     return {name: count(name.encode()) for name in ("pd", "cq", "qp", "mr", "srq", "channel")}
 
 
