@@ -37,7 +37,7 @@
  */
 #define BUSY_GAP_NS 100000
 #define BUSY_MIN_NS 10000
-#define BUSY_WAITS 8
+#define BUSY_WAITS 3
 
 #define EVENTS_AT_ONCE 16
 #define SLICE_NS 100000
