@@ -56,17 +56,14 @@ static struct {
 	struct source *timed;
 	_Atomic int64_t next_deadline; /* of `timed`; 0: none */
 	void (*_Atomic idle)(void);
-	int *child_fds;
-	unsigned child_count, child_capacity;
 } engine = {.lock = PTHREAD_MUTEX_INITIALIZER, .epfd = -1, .wake_fd = -1, .kick_fd = -1};
 
 /* What epoll says of the wake-up events; no source has these slots. */
 #define WAKE_UP UINT64_MAX
 #define KICK (UINT64_MAX - 1)
 
-static _Atomic unsigned forks;
-/* The value of `forks` in the process that uses the device. */
-static _Atomic unsigned engine_forks;
+/* The value of engine_forks() in the process that uses the device. */
+static _Atomic unsigned forks_at_start;
 
 static _Atomic int64_t last_polled;
 static _Atomic unsigned polls;
@@ -529,81 +526,10 @@ progress(void *unused)
 
 /* ---- the epoll instance and its life ---- */
 
-static void
-child_after_fork(void)
-{
-	atomic_fetch_add(&forks, 1);
-	/* A connection that the parent ends must end for its peer as well. */
-	for (unsigned i = 0; i < engine.child_count; i++)
-		close(engine.child_fds[i]);
-	engine.child_count = 0;
-}
-
-static void
-before_fork(void)
-{
-	pthread_mutex_lock(&engine.lock);
-}
-
-static void
-after_fork(void)
-{
-	pthread_mutex_unlock(&engine.lock);
-}
-
-static void
-child_unlocks_after_fork(void)
-{
-	pthread_mutex_unlock(&engine.lock);
-	child_after_fork();
-}
-
-static __attribute__((constructor)) void
-watch_forks(void)
-{
-	(void)pthread_atfork(before_fork, after_fork, child_unlocks_after_fork);
-}
-
 int
 engine_usable(void)
 {
-	unsigned now = atomic_load_explicit(&forks, memory_order_relaxed);
-	return engine.epfd < 0 || engine_forks == now ? 0 : EPERM;
-}
-
-static void
-remember_fd(int fd)
-{
-	if (engine.child_count == engine.child_capacity) {
-		unsigned capacity = engine.child_capacity ? 2 * engine.child_capacity : 64;
-		int *grown = realloc(engine.child_fds, capacity * sizeof(*grown));
-		if (!grown)
-			return;
-		engine.child_fds = grown;
-		engine.child_capacity = capacity;
-	}
-	engine.child_fds[engine.child_count++] = fd;
-}
-
-void
-engine_close_in_child(int fd)
-{
-	pthread_mutex_lock(&engine.lock);
-	remember_fd(fd);
-	pthread_mutex_unlock(&engine.lock);
-}
-
-void
-engine_forget_fd(int fd)
-{
-	pthread_mutex_lock(&engine.lock);
-	for (unsigned i = engine.child_count; i-- > 0;) {
-		if (engine.child_fds[i] == fd) {
-			engine.child_fds[i] = engine.child_fds[--engine.child_count];
-			break;
-		}
-	}
-	pthread_mutex_unlock(&engine.lock);
+	return engine.epfd < 0 || forks_at_start == engine_forks() ? 0 : EPERM;
 }
 
 static void
@@ -639,7 +565,7 @@ start(void)
 		stop(fds, 3);
 		return failure;
 	}
-	atomic_store(&engine_forks, atomic_load(&forks));
+	atomic_store(&forks_at_start, engine_forks());
 	engine.wake_fd = fds[1];
 	engine.kick_fd = fds[2];
 	atomic_store(&engine.epfd, fds[0]);
@@ -656,7 +582,7 @@ start(void)
 		return ret;
 	}
 	for (unsigned i = 0; i < 3; i++)
-		remember_fd(fds[i]);
+		engine_close_in_child(fds[i]);
 	return 0;
 }
 

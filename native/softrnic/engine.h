@@ -79,6 +79,10 @@ void engine_step_back(void);
 bool engine_owe(void);
 void engine_on_idle(void (*idle)(void));
 
+/* ---- forks (fork.c) ---- */
+
+/* How many there were on the way to this process. */
+unsigned engine_forks(void);
 /* A file descriptor to be closed in a forked child, where it would keep a connection alive. */
 void engine_close_in_child(int fd);
 void engine_forget_fd(int fd);

@@ -202,7 +202,7 @@ bool srq_take(struct srq *srq, struct receive *receive);
 void srq_stall(struct srq *srq, struct qp *qp);
 void srq_unstall(struct srq *srq, struct qp *qp);
 
-/* ---- queue pairs (qp.c, post.c, post_ex.c, sender.c, receiver.c) ---- */
+/* ---- queue pairs (qp.c, post.c, sender.c, transmit.c, receiver.c, control.c) ---- */
 
 struct request {
 	uint64_t wr_id;
@@ -220,6 +220,9 @@ struct request {
 	struct ibv_sge *sges;
 	uint8_t *inline_data;
 };
+
+/* In an Immediate Data message, behind the data: it belongs to the Send that follows. */
+#define IMM_OF_SEND 0xffffffffu
 
 /* One FPDU on its way to the socket. */
 #define OUT_BYTES 240
@@ -425,6 +428,11 @@ void sender_answered(struct qp *qp);
 /* Complete requests before `position` successfully, as far as they are on their way. */
 void sender_complete(struct qp *qp, uint32_t position);
 void sender_flush(struct qp *qp);
+/* Make FPDUs as long as there is room for them. With tx.lock. */
+void sender_fill(struct qp *qp);
+/* The stream is to be broken; what the peer wants to read has been taken back. */
+void sender_fail(struct sender *tx);
+void sender_fail_response(struct sender *tx, uint16_t error, uint32_t msn);
 /* An FPDU without payload, and a zero-length read. */
 void sender_bare(struct qp *qp, const struct fpdu_head *head);
 void sender_ask(struct qp *qp);

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* fork.c -- what happens to the device's file descriptors in a child process. */
+#include "engine.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static struct {
+	pthread_mutex_t lock;
+	int *fds;
+	unsigned count, capacity;
+	_Atomic unsigned forks;
+} children = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+unsigned
+engine_forks(void)
+{
+	return atomic_load_explicit(&children.forks, memory_order_relaxed);
+}
+
+static void
+before_fork(void)
+{
+	pthread_mutex_lock(&children.lock);
+}
+
+static void
+after_fork(void)
+{
+	pthread_mutex_unlock(&children.lock);
+}
+
+static void
+child_after_fork(void)
+{
+	atomic_fetch_add(&children.forks, 1);
+	/* A connection that the parent ends must end for its peer as well. */
+	for (unsigned i = 0; i < children.count; i++)
+		close(children.fds[i]);
+	children.count = 0;
+	pthread_mutex_unlock(&children.lock);
+}
+
+static __attribute__((constructor)) void
+watch_forks(void)
+{
+	(void)pthread_atfork(before_fork, after_fork, child_after_fork);
+}
+
+void
+engine_close_in_child(int fd)
+{
+	pthread_mutex_lock(&children.lock);
+	if (children.count == children.capacity) {
+		unsigned capacity = children.capacity ? 2 * children.capacity : 64;
+		int *grown = realloc(children.fds, capacity * sizeof(*grown));
+		if (grown) {
+			children.fds = grown;
+			children.capacity = capacity;
+		}
+	}
+	if (children.count < children.capacity)
+		children.fds[children.count++] = fd;
+	pthread_mutex_unlock(&children.lock);
+}
+
+void
+engine_forget_fd(int fd)
+{
+	pthread_mutex_lock(&children.lock);
+	for (unsigned i = children.count; i-- > 0;) {
+		if (children.fds[i] == fd) {
+			children.fds[i] = children.fds[--children.count];
+			break;
+		}
+	}
+	pthread_mutex_unlock(&children.lock);
+}
