@@ -577,14 +577,39 @@ wants_ack(const struct sender *tx)
 	       2 * (tx->next - tx->acked_upto) > tx->limit;
 }
 
+static bool
+may_ask(const struct qp *qp)
+{
+	const struct sender *tx = &qp->tx;
+	return !tx->offset && !tx->imm_sent && has_outbound_room(qp) && tx->acks < ASK_MAX;
+}
+
 static void
 ask_for_ack(struct qp *qp)
 {
 	struct sender *tx = &qp->tx;
-	if (!wants_ack(tx) || tx->offset || tx->imm_sent || !has_outbound_room(qp) ||
-	    tx->acks >= ASK_MAX || (tx->acks && tx->bytes_unasked < ASK_BYTES))
-		return;
+	if (wants_ack(tx) && may_ask(qp) && (!tx->acks || tx->bytes_unasked >= ASK_BYTES))
+		sender_ask(qp);
+}
+
+static bool
+takes_receive(const struct request *request)
+{
+	return !is_outbound(request) && request->opcode != IBV_WR_RDMA_WRITE;
+}
+
+/*
+ * A Send may find no receive, and wait: what is before it must be able to complete without it.
+ * Returns whether something was asked.
+ */
+static bool
+ask_before_send(struct qp *qp)
+{
+	struct sender *tx = &qp->tx;
+	if ((int32_t)(tx->signalled_upto - tx->acked_upto) <= 0 || !may_ask(qp))
+		return false;
 	sender_ask(qp);
+	return true;
 }
 
 void
@@ -604,6 +629,8 @@ sender_fill(struct qp *qp)
 		} else if (may_start(qp)) {
 			struct request *request = request_at(tx, tx->next);
 			tx->turn = false;
+			if (takes_receive(request) && ask_before_send(qp))
+				continue;
 			if (is_outbound(request))
 				request_outbound(qp, request);
 			else

@@ -405,6 +405,30 @@ test_a_full_queue_takes_no_more(void)
 }
 
 static void
+test_a_send_without_a_receive_holds_up_nothing_before_it(void)
+{
+	struct both both;
+	both_init(&both, NULL);
+	struct side *a = &both.a, *b = &both.b;
+	struct ibv_sge sge = sge_of(a, 0, 1);
+	CHECK(post_receive(b, 0, 0, 1), 0);
+	CHECK(post_receive(b, 1, 1, 1), 0);
+	struct ibv_send_wr wrs[4];
+	for (uint64_t i = 0; i < 4; i++) {
+		wrs[i] = i == 2 ? wr_of(IBV_WR_RDMA_WRITE, i, &sge, 1, b, 0)
+				: wr_of(IBV_WR_SEND, i, &sge, 1, NULL, 0);
+		wrs[i].next = i < 3 ? &wrs[i + 1] : NULL;
+	}
+	CHECK(post(a, wrs), 0);
+	for (uint64_t i = 0; i < 3; i++)
+		TAKE_THIS(a->send_cq, i, IBV_WC_SUCCESS);
+	check_empty(__LINE__, a->send_cq, 20);
+	CHECK(post_receive(b, 2, 2, 1), 0);
+	TAKE_THIS(a->send_cq, 3, IBV_WC_SUCCESS);
+	both_fini(&both);
+}
+
+static void
 test_fences(void)
 {
 	struct both both;
@@ -827,6 +851,7 @@ main(void)
 	RUN(test_send_with_invalidate);
 	RUN(test_unsignalled_floods);
 	RUN(test_a_full_queue_takes_no_more);
+	RUN(test_a_send_without_a_receive_holds_up_nothing_before_it);
 	RUN(test_fences);
 	RUN(test_reads_beyond_what_the_peer_takes);
 	RUN(test_receives_that_come_late);

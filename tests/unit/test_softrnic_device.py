@@ -43,3 +43,14 @@ def test_the_device_does_as_verbs_say_and_meets_no_error_of_memory_or_threads(
     test = tmp_path / program
     run("gcc", *options, TESTS / f"{program}.c", *device, "-o", test)
     run(test, **variables)
+
+
+def test_a_host_that_falls_silent_is_noticed(
+    instrumented: tuple[list[str], list[Path]], tmp_path: Path
+) -> None:
+    options, device = instrumented
+    test = tmp_path / "device_silence_test"
+    run("gcc", *options, TESTS / "device_silence_test.c", *device, "-o", test)
+    said = run(test, SOFTRNIC_SILENCE_MS="2000")
+    if said.startswith("no network"):
+        pytest.skip(said.strip())

@@ -135,6 +135,20 @@ socket_set_tos(int fd, int family, uint8_t tos)
 		(void)setsockopt(fd, IPPROTO_IP, IP_TOS, &value, sizeof(value));
 }
 
+void
+socket_prepare(int fd)
+{
+	int on = 1, limit = (int)silence_ms();
+	int idle = limit / 2000 > 1 ? limit / 2000 : 1,
+	    interval = limit / 6000 > 1 ? limit / 6000 : 1;
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	/* A host that is gone says nothing: without this nobody would notice for a long time. */
+	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &limit, sizeof(limit));
+}
+
 /*
  * Without SO_REUSEADDR two ids cannot have one port, as it should be, but connections in TIME_WAIT
  * are in the way as well; with it they are not, and only two listeners conflict. So try both.
@@ -155,11 +169,11 @@ bind_port(int fd, const struct sockaddr *address, bool reuses)
 int
 socket_bound(const struct cm_id *id, const struct sockaddr *address)
 {
-	int family = address->sa_family, on = 1, v6_only = id->v6_only;
+	int family = address->sa_family, v6_only = id->v6_only;
 	int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -1;
-	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	socket_prepare(fd);
 	if (family == AF_INET6)
 		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6_only, sizeof(v6_only));
 	if (id->has_tos)

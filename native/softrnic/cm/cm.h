@@ -36,6 +36,8 @@
  * SOFTRNIC_HANDSHAKE_MS replaces it.
  */
 #define HANDSHAKE_MS 10000
+/* A peer whose host says nothing for so long is gone. SOFTRNIC_SILENCE_MS replaces it. */
+#define SILENCE_MS 60000
 /* What depends on the other side's program may take so many times as long. */
 #define PROGRAM_FACTOR 6
 /* A peer has that long to read why it was rejected. */
@@ -175,6 +177,8 @@ void address_unmap(struct sockaddr_storage *address);
 void route_set_gids(struct rdma_route *route);
 /* A TCP socket with the id's options, bound to this address; -1 with errno. */
 int socket_bound(const struct cm_id *id, const struct sockaddr *address);
+/* For a stream: at once, and not for ever silent. */
+void socket_prepare(int fd);
 void socket_set_tos(int fd, int family, uint8_t tos);
 
 /* ---- handshakes (link.c) ---- */
@@ -247,6 +251,7 @@ int link_join(struct link *link, uint32_t qp_num, bool awaits_first);
 /* Whether to ask for CRCs: not within one host, where the memory has its own. */
 bool link_wants_crc(const struct rdma_addr *address);
 int64_t handshake_ms(void);
+int64_t silence_ms(void);
 
 /* ---- connecting (connect.c, accept.c, stream.c, first.c, listen.c) ---- */
 

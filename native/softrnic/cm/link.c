@@ -9,16 +9,19 @@
 /* ---- what the environment says ---- */
 
 static pthread_once_t environment_once = PTHREAD_ONCE_INIT;
-static int64_t handshake_limit = HANDSHAKE_MS;
+static int64_t handshake_limit = HANDSHAKE_MS, silence_limit = SILENCE_MS;
 static enum { CRC_AS_NEEDED, CRC_NEVER, CRC_ALWAYS } crc_wish;
 
 static void
 read_environment(void)
 {
 	const char *limit = secure_getenv("SOFTRNIC_HANDSHAKE_MS");
+	const char *silence = secure_getenv("SOFTRNIC_SILENCE_MS");
 	const char *crc = secure_getenv("SOFTRNIC_CRC");
 	if (limit && atoi(limit) > 0)
 		handshake_limit = atoi(limit);
+	if (silence && atoi(silence) > 0)
+		silence_limit = atoi(silence);
 	if (crc && *crc)
 		crc_wish = strcmp(crc, "0") ? CRC_ALWAYS : CRC_NEVER;
 }
@@ -28,6 +31,13 @@ handshake_ms(void)
 {
 	pthread_once(&environment_once, read_environment);
 	return handshake_limit;
+}
+
+int64_t
+silence_ms(void)
+{
+	pthread_once(&environment_once, read_environment);
+	return silence_limit;
 }
 
 bool

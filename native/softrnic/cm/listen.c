@@ -189,8 +189,7 @@ request_expired(struct link *link)
 static void
 admit(struct listener *listener, int fd)
 {
-	int on = 1;
-	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	socket_prepare(fd);
 	engine_close_in_child(fd);
 	struct link *link = link_new(fd);
 	if (!link)
