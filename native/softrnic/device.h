@@ -41,6 +41,7 @@ struct stream_setup {
 	bool crc;                  /* negotiated */
 	uint16_t ird, ord;         /* the most inbound and outbound reads; at least 1 each */
 	enum ready_to_receive rtr; /* initiator: what to send first; RTR_NONE: nothing */
+	bool acknowledges;         /* the peer answers zero-length reads at any time */
 	bool awaits_first;         /* responder: send nothing before the first FPDU has come */
 	const uint8_t *received;   /* what came behind the last handshake frame; copied */
 	size_t received_size;

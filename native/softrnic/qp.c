@@ -362,6 +362,8 @@ qp_connect(struct ibv_qp *ibv_qp, const struct stream_setup *setup)
 		struct sender *tx = &qp->tx;
 		struct receiver *rx = &qp->rx;
 		qp->crc = setup->crc;
+		tx->acknowledged = setup->acknowledges;
+		tx->sent_upto = tx->head;
 		qp->ird = setup->ird;
 		qp->ord = setup->ord;
 		qp->first_awaited = tx->waits_first = setup->awaits_first;

@@ -58,7 +58,7 @@ void
 sender_complete(struct qp *qp, uint32_t position)
 {
 	struct sender *tx = &qp->tx;
-	while (tx->head != position) {
+	while ((int32_t)(position - tx->head) > 0) {
 		const struct request *request = request_at(tx, tx->head);
 		if (request->flags & IBV_SEND_SIGNALED || qp->init.sq_sig_all)
 			request_flush(qp, request, IBV_WC_SUCCESS);
@@ -89,6 +89,30 @@ answered(struct qp *qp)
 	if (outbound->kind == OUTBOUND_ACK)
 		tx->acks--;
 	sender_complete(qp, outbound->request);
+}
+
+/* Up to here requests may complete, but for what a read or an atomic before it would bring. */
+static uint32_t
+without_outbound(const struct sender *tx, uint32_t position)
+{
+	for (uint32_t i = tx->outbound_head; i != tx->outbound_tail; i++) {
+		const struct outbound *outbound = &tx->outbounds[i % tx->outbound_size];
+		if (outbound->kind == OUTBOUND_ACK)
+			continue;
+		if ((int32_t)(outbound->request - 1 - position) < 0)
+			return outbound->request - 1;
+		break;
+	}
+	return position;
+}
+
+void
+sender_sent(struct qp *qp)
+{
+	struct sender *tx = &qp->tx;
+	uint32_t position = without_outbound(tx, tx->sent_upto);
+	if (!tx->acknowledged && (int32_t)(position - tx->head) > 0)
+		sender_complete(qp, position);
 }
 
 static bool
@@ -154,16 +178,7 @@ sender_terminated(struct qp *qp, const struct terminate *terminate)
 	if (position == end)
 		return;
 	/* Those before it are done, but for what a read or an atomic would have brought. */
-	uint32_t done = position;
-	for (uint32_t i = tx->outbound_head; i != tx->outbound_tail; i++) {
-		const struct outbound *outbound = &tx->outbounds[i % tx->outbound_size];
-		if (outbound->kind != OUTBOUND_ACK) {
-			if ((int32_t)(outbound->request - 1 - position) < 0)
-				done = outbound->request - 1;
-			break;
-		}
-	}
-	sender_complete(qp, done);
+	sender_complete(qp, without_outbound(tx, position));
 	request_at(tx, position)->failed = status_of(terminate->error);
 }
 
@@ -175,7 +190,7 @@ out_new(struct sender *tx, const struct fpdu_head *head)
 	struct out *out = &tx->outs[tx->out_tail % OUT_RING];
 	out->head = (uint16_t)fpdu_encode(out->bytes, head);
 	out->segment_count = 0;
-	out->is_response = false;
+	out->is_response = out->ends_request = false;
 	return out;
 }
 
@@ -417,6 +432,9 @@ request_sent(struct qp *qp, const struct request *request)
 	tx->next++;
 	tx->offset = 0;
 	tx->imm_sent = false;
+	struct out *out = &tx->outs[(tx->out_tail - 1) % OUT_RING];
+	out->ends_request = true;
+	out->request = tx->next;
 	tx->bytes_unasked += request->length + FPDU_HEAD_MAX;
 	if (request->flags & IBV_SEND_SIGNALED || qp->init.sq_sig_all)
 		tx->signalled_upto = tx->next;
@@ -572,9 +590,9 @@ sender_ask(struct qp *qp)
 static bool
 wants_ack(const struct sender *tx)
 {
-	return (int32_t)(tx->signalled_upto - tx->acked_upto) > 0 ||
-	       /* Those that want no completion must retire as well. */
-	       2 * (tx->next - tx->acked_upto) > tx->limit;
+	return tx->acknowledged && ((int32_t)(tx->signalled_upto - tx->acked_upto) > 0 ||
+				    /* Those that want no completion must retire as well. */
+				    2 * (tx->next - tx->acked_upto) > tx->limit);
 }
 
 static bool
@@ -606,7 +624,8 @@ static bool
 ask_before_send(struct qp *qp)
 {
 	struct sender *tx = &qp->tx;
-	if ((int32_t)(tx->signalled_upto - tx->acked_upto) <= 0 || !may_ask(qp))
+	if (!tx->acknowledged || (int32_t)(tx->signalled_upto - tx->acked_upto) <= 0 ||
+	    !may_ask(qp))
 		return false;
 	sender_ask(qp);
 	return true;
@@ -651,6 +670,7 @@ void
 sender_answered(struct qp *qp)
 {
 	answered(qp);
+	sender_sent(qp);
 	if (qp->tx.next != qp->tx.tail || wants_ack(&qp->tx))
 		sender_run(qp);
 }

@@ -238,6 +238,8 @@ struct out {
 	uint32_t rkey;
 	uint64_t source;
 	uint32_t msn; /* of the request that it answers */
+	bool ends_request;
+	uint32_t request; /* what is before this position has gone when this has */
 	struct iovec segments[OUT_SEGMENTS];
 };
 #define OUT_RING 32
@@ -285,6 +287,9 @@ struct sender {
 	/* Outbound requests not answered. */
 	struct outbound *outbounds;
 	uint32_t outbound_head, outbound_tail, outbound_size;
+	/* The peer acknowledges, by answers to zero-length reads. Else what TCP has is complete. */
+	bool acknowledged;
+	uint32_t sent_upto;      /* position up to which TCP has it all */
 	unsigned acks;           /* outstanding zero-length reads */
 	uint32_t acked_upto;     /* position up to which an answer is asked for */
 	uint32_t signalled_upto; /* 1 + the last request on its way that wants a completion */
@@ -425,6 +430,8 @@ void sender_end_gathering(struct qp *qp);
  * for that. With tx.lock.
  */
 void sender_answered(struct qp *qp);
+/* The socket has taken all before `sent_upto`. With tx.lock. */
+void sender_sent(struct qp *qp);
 /* Complete requests before `position` successfully, as far as they are on their way. */
 void sender_complete(struct qp *qp, uint32_t position);
 void sender_flush(struct qp *qp);

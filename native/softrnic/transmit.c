@@ -93,7 +93,10 @@ transmit(struct qp *qp)
 		left -= rest;
 		tx->out_sent = 0;
 		tx->out_head++;
+		if (out->ends_request)
+			tx->sent_upto = out->request;
 	}
+	sender_sent(qp);
 	if (tx->out_head == tx->out_tail)
 		tx->copied = 0;
 	if ((size_t)sent < size) {

@@ -35,6 +35,17 @@ struct mpa_frame {
 	const uint8_t *private_data; /* decoded: into the bytes given */
 };
 
+/*
+ * Whether all three kinds of ready-to-receive are named. Nobody else is known to do that, so the
+ * soft RNIC knows its own by it: Linux's siw has all but the Send, and answers with one.
+ */
+static inline bool
+mpa_has_all_rtr(const struct mpa_frame *frame)
+{
+	return frame->enhanced && frame->peer_to_peer && frame->rtr_send && frame->rtr_write &&
+	       frame->rtr_read;
+}
+
 /* Bytes written, at most MPA_FRAME_MAX; 0: more private data than fits. */
 size_t mpa_encode(uint8_t *out, const struct mpa_frame *frame);
 /*

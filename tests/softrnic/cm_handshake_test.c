@@ -112,6 +112,22 @@ test_an_initiator_of_revision_1(void)
 	CHECK(rdma_accept(passive, &param), 0);
 	RAW_EXPECT(fd, REPLY "00 01 0004 64656667");
 	EXPECT(passive, RDMA_CM_EVENT_ESTABLISHED, 0); /* it need not send first */
+	/* Who is not known to acknowledge is not asked to: what TCP has is complete. */
+	struct ibv_sge sge = {.addr = (uintptr_t) "data", .length = 4};
+	struct ibv_send_wr wr = {.wr_id = 5,
+				 .sg_list = &sge,
+				 .num_sge = 1,
+				 .opcode = IBV_WR_RDMA_WRITE,
+				 .send_flags = IBV_SEND_INLINE | IBV_SEND_SIGNALED,
+				 .wr.rdma = {.remote_addr = 0x1122, .rkey = 0x33}},
+			   *bad;
+	struct ibv_wc wc;
+	CHECK(ibv_post_send(passive->qp, &wr, &bad), 0);
+	CHECK(ibv_poll_cq(passive->qp->send_cq, 1, &wc), 1);
+	CHECK(wc.status, IBV_WC_SUCCESS);
+	CHECK(wc.wr_id, 5);
+	RAW_EXPECT(fd, "0012 C140 00000033 0000000000001122 64617461 00000000");
+	CHECK(is_readable(fd, 20), 0);
 	close(fd);
 	EXPECT(passive, RDMA_CM_EVENT_DISCONNECTED, 0);
 	destroy(passive);
@@ -124,8 +140,11 @@ test_an_initiator_of_revision_2(void)
 	static const struct {
 		const char *request, *reply;
 	} tries[] = {
-		/* All are offered, or one: one is chosen. Depths are the lower ones. */
-		{REQUEST_2, REPLY "10 02 0004 8002 8002"},
+		/*
+		 * All are offered, and taken: it is one of us. Of others' offers one is chosen.
+		 * Depths are the lower ones.
+		 */
+		{REQUEST_2, REPLY "10 02 0004 C002 C002"},
 		{REQUEST "10 02 0004 8004 C002", REPLY "10 02 0004 8002 8002"},
 		{REQUEST "50 02 0004 8001 4001", REPLY "50 02 0004 8001 4001"},
 		{REQUEST "10 02 0004 FFFF 3FFF", REPLY "10 02 0004 C004 0002"},

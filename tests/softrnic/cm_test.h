@@ -187,7 +187,11 @@ static inline void
 add_qp(struct rdma_cm_id *id)
 {
 	struct ibv_qp_init_attr attr = {
-		.cap = {.max_send_wr = 4, .max_recv_wr = 4, .max_send_sge = 1, .max_recv_sge = 1},
+		.cap = {.max_send_wr = 4,
+			.max_recv_wr = 4,
+			.max_send_sge = 1,
+			.max_recv_sge = 1,
+			.max_inline_data = 16},
 		.qp_type = IBV_QPT_RC,
 		.sq_sig_all = 1,
 	};

@@ -500,6 +500,7 @@ begin(uint32_t choice)
 				     .crc = choice & 2,
 				     .ird = 4,
 				     .ord = choice & 4 ? 1 : 4,
+				     .acknowledges = !(choice & 64),
 				     .awaits_first = choice & 8,
 				     .rtr = (choice >> 4) & 3};
 	REQUIRE(setup.fd >= 0 && qp_to_init(ibv_qp) == 0);

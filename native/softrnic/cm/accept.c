@@ -31,10 +31,12 @@ reply_to(struct link *link, struct cm_id *id, const struct rdma_conn_param *para
 		reply.ord = id->ord;
 	}
 	if (peer->enhanced && peer->peer_to_peer) {
-		/* One of those offered. */
+		/* One of those offered; who offers all is one of us, and is told so. */
+		link->acknowledges = mpa_has_all_rtr(peer);
 		reply.rtr_write = peer->rtr_write;
-		reply.rtr_read = peer->rtr_read && !reply.rtr_write;
-		reply.rtr_send = peer->rtr_send && !reply.rtr_write && !reply.rtr_read;
+		reply.rtr_read = peer->rtr_read && (!reply.rtr_write || link->acknowledges);
+		reply.rtr_send = peer->rtr_send &&
+				 ((!reply.rtr_write && !reply.rtr_read) || link->acknowledges);
 		reply.peer_to_peer = reply.rtr_write || reply.rtr_read || reply.rtr_send;
 	}
 	if (param) {

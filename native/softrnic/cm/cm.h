@@ -225,6 +225,7 @@ struct link {
 	/* Agreed: */
 	bool crc;
 	enum ready_to_receive rtr;
+	bool acknowledges; /* the peer, by its answers to zero-length reads */
 };
 
 /* Takes the socket, which it closes if memory is out: NULL then. */

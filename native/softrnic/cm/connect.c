@@ -258,6 +258,7 @@ accepted(struct link *link)
 	id->ird = link->request.ird;
 	id->ord = link->request.ord;
 	link->rtr = RTR_NONE;
+	link->acknowledges = mpa_has_all_rtr(peer);
 	if (peer->enhanced) {
 		id->ird = rd_lower(id->ird, peer->ord, MPA_RD_MAX);
 		id->ord = rd_lower(id->ord, peer->ird, MPA_RD_MAX);

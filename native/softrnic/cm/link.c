@@ -233,6 +233,7 @@ link_join(struct link *link, uint32_t qp_num, bool awaits_first)
 		.ird = id->ird,
 		.ord = id->ord,
 		.rtr = link->rtr,
+		.acknowledges = link->acknowledges,
 		.awaits_first = awaits_first,
 		.received = link->in + link->frame_size,
 		.received_size = link->filled - link->frame_size,
