@@ -6,7 +6,8 @@
 #   siw.sh PYTHON FOLDER     the Python that rpma is installed in, a folder to keep the module in
 set -eu
 
-python=$(realpath "$1")
+# Not realpath: a virtual environment's python is a link.
+python=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 mkdir -p "$2"
 folder=$(realpath "$2")
 here=$(dirname "$(realpath "$0")")
