@@ -38,6 +38,7 @@ make_module() {
     rm -f "$headers/vmlinux"
     tar -xf usr/src/linux-source-*.tar.xz --wildcards '*/drivers/infiniband/sw/siw'
     cp -r linux-source-*/drivers/infiniband/sw/siw siw
+    # shellcheck disable=SC2016 # make expands it
     sed -i 's/obj-$(CONFIG_RDMA_SIW)/obj-m/' siw/Makefile
     make -s -C "$headers" M="$work/siw" modules
     cp siw/siw.ko "$module"
