@@ -42,17 +42,19 @@
 #define EVENTS_AT_ONCE 16
 #define SLICE_NS 100000
 
+struct slot {
+	struct source *source;
+	uint32_t generation;
+	unsigned next_free;
+};
+
 static struct {
 	pthread_mutex_t lock;
 	_Atomic int epfd; /* set last, once all else is there */
 	int wake_fd;      /* wakes the progress thread */
 	int kick_fd;      /* wakes the waiter that serves */
 	unsigned capacity, free_slot;
-	struct slot {
-		struct source *source;
-		uint32_t generation;
-		unsigned next_free;
-	} * slots;
+	struct slot *slots;
 	struct source *timed;
 	_Atomic int64_t next_deadline; /* of `timed`; 0: none */
 	void (*_Atomic idle)(void);

@@ -25,7 +25,7 @@
 #define MAX_CQE (1 << 22)
 #define MAX_MESSAGE 0x80000000u
 
-#define container_of(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
+#define container_of(pointer, type, member) ((type *)(((char *)(pointer)) - offsetof(type, member)))
 
 /* ---- devices and contexts (device.c, async.c) ---- */
 
@@ -164,15 +164,17 @@ struct receive {
 	struct ibv_sge sges[MAX_SGE];
 };
 
+struct posted_receive {
+	uint64_t wr_id;
+	unsigned sge_count;
+};
+
 struct receive_queue {
 	pthread_mutex_t lock;
 	unsigned mask, limit, max_sge;
 	uint32_t head, tail;
 	bool flushes; /* the queue pair is in the error state */
-	struct posted_receive {
-		uint64_t wr_id;
-		unsigned sge_count;
-	} * posted;
+	struct posted_receive *posted;
 	struct ibv_sge *sges; /* max_sge for each */
 };
 
