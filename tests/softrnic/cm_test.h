@@ -29,14 +29,20 @@
 	} while (0)
 
 static inline int
-count_fds(void)
+count_entries(const char *path)
 {
-	DIR *folder = opendir("/proc/self/fd");
+	DIR *folder = opendir(path);
 	int count = 0;
 	while (readdir(folder))
 		count++;
 	closedir(folder);
 	return count;
+}
+
+static inline int
+count_fds(void)
+{
+	return count_entries("/proc/self/fd");
 }
 
 static inline void

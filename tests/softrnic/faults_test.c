@@ -21,12 +21,7 @@ struct window { /* in the private data of an acceptance */
 static int
 count_threads(void)
 {
-	DIR *folder = opendir("/proc/self/task");
-	int count = 0;
-	while (readdir(folder))
-		count++;
-	closedir(folder);
-	return count;
+	return count_entries("/proc/self/task");
 }
 
 static void

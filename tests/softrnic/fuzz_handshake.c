@@ -7,21 +7,13 @@
  * the input likes; what it is told has to fit what it did.
  */
 #include "cm/cm.h"
+#include "fuzz_peer.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define REQUIRE(condition)                                                                         \
-	do {                                                                                       \
-		if (!(condition))                                                                  \
-			__builtin_trap();                                                          \
-	} while (0)
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-ssize_t __wrap_recv(int fd, void *bytes, size_t size, int flags);
-ssize_t __wrap_recvmsg(int fd, struct msghdr *message, int flags);
 ssize_t __wrap_send(int fd, const void *bytes, size_t size, int flags);
 ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags);
 int __wrap_connect(int fd, const struct sockaddr *address, socklen_t size);
@@ -30,8 +22,6 @@ int __wrap_accept4(int fd, struct sockaddr *address, socklen_t *size, int flags)
 int __wrap_getpeername(int fd, struct sockaddr *address, socklen_t *size);
 int64_t __wrap_engine_now(void);
 int64_t __real_engine_now(void);
-int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
-			  void *(*function)(void *), void *argument);
 
 /* ---- the fake peer ---- */
 
@@ -46,7 +36,7 @@ static struct {
 ssize_t
 __wrap_recvmsg(int fd, struct msghdr *message, int flags)
 {
-	size_t left = peer.end - peer.start, got = 0;
+	size_t left = peer.end - peer.start;
 	(void)fd, (void)flags;
 	if (peer.is_reset || (!left && !peer.is_over)) {
 		errno = peer.is_reset ? ECONNRESET : EAGAIN;
@@ -54,25 +44,9 @@ __wrap_recvmsg(int fd, struct msghdr *message, int flags)
 	}
 	if (peer.cut && left > peer.cut)
 		left = peer.cut;
-	for (size_t i = 0; i < message->msg_iovlen && left; i++) {
-		size_t size = message->msg_iov[i].iov_len;
-		if (size > left)
-			size = left;
-		memcpy(message->msg_iov[i].iov_base, peer.bytes + peer.start, size);
-		peer.start += size;
-		left -= size;
-		got += size;
-	}
+	size_t got = receive_into(message, peer.bytes + peer.start, left);
+	peer.start += got;
 	return (ssize_t)got;
-}
-
-ssize_t
-__wrap_recv(int fd, void *bytes, size_t size, int flags)
-{
-	struct iovec iovec = {bytes, size};
-	struct msghdr message = {.msg_iov = &iovec, .msg_iovlen = 1};
-	REQUIRE(size);
-	return __wrap_recvmsg(fd, &message, flags);
 }
 
 /* What is sent has to be a frame. */
@@ -143,31 +117,7 @@ __wrap_engine_now(void)
 	return __real_engine_now() + peer.passed;
 }
 
-int
-__wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
-		      void *(*function)(void *), void *argument)
-{
-	(void)thread, (void)attributes, (void)function, (void)argument;
-	return 0;
-}
-
 /* ---- the input ---- */
-
-static struct {
-	const uint8_t *bytes;
-	size_t size;
-} input;
-
-static uint32_t
-take(unsigned bytes)
-{
-	uint32_t value = 0;
-	while (bytes-- && input.size) {
-		value = value << 8 | *input.bytes++;
-		input.size--;
-	}
-	return value;
-}
 
 static void
 push(const void *bytes, size_t size)

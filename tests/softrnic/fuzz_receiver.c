@@ -9,6 +9,7 @@
  * order.
  */
 #include "softrnic.h"
+#include "fuzz_peer.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -17,21 +18,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define REQUIRE(condition)                                                                         \
-	do {                                                                                       \
-		if (!(condition))                                                                  \
-			__builtin_trap();                                                          \
-	} while (0)
-
 enum { REGION = 100000, IOVA = 0x10000, STREAM = 1 << 20, QUEUE = 8, MEMORY = 70000 };
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-ssize_t __wrap_recv(int fd, void *bytes, size_t size, int flags);
-ssize_t __wrap_recvmsg(int fd, struct msghdr *message, int flags);
 ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags);
 ssize_t __wrap_getrandom(void *bytes, size_t size, unsigned flags);
-int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
-			  void *(*function)(void *), void *argument);
 
 /* ---- the fake socket ---- */
 
@@ -46,7 +36,7 @@ static struct {
 ssize_t
 __wrap_recvmsg(int fd, struct msghdr *message, int flags)
 {
-	size_t left = stream.end - stream.start, got = 0;
+	size_t left = stream.end - stream.start;
 	(void)fd, (void)flags;
 	if (!left) {
 		errno = EAGAIN;
@@ -54,25 +44,9 @@ __wrap_recvmsg(int fd, struct msghdr *message, int flags)
 	}
 	if (stream.cut && left > stream.cut)
 		left = stream.cut;
-	for (size_t i = 0; i < message->msg_iovlen && left; i++) {
-		size_t size = message->msg_iov[i].iov_len;
-		if (size > left)
-			size = left;
-		memcpy(message->msg_iov[i].iov_base, stream.bytes + stream.start, size);
-		stream.start += size;
-		left -= size;
-		got += size;
-	}
+	size_t got = receive_into(message, stream.bytes + stream.start, left);
+	stream.start += got;
 	return (ssize_t)got;
-}
-
-ssize_t
-__wrap_recv(int fd, void *bytes, size_t size, int flags)
-{
-	struct iovec iovec = {bytes, size};
-	struct msghdr message = {.msg_iov = &iovec, .msg_iovlen = 1};
-	REQUIRE(size);
-	return __wrap_recvmsg(fd, &message, flags);
 }
 
 ssize_t
@@ -113,31 +87,7 @@ __wrap_getrandom(void *bytes, size_t size, unsigned flags)
 	return 4;
 }
 
-int
-__wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
-		      void *(*function)(void *), void *argument)
-{
-	(void)thread, (void)attributes, (void)function, (void)argument;
-	return 0;
-}
-
 /* ---- the input ---- */
-
-static struct {
-	const uint8_t *bytes;
-	size_t size;
-} input;
-
-static uint32_t
-take(unsigned bytes)
-{
-	uint32_t value = 0;
-	while (bytes-- && input.size) {
-		value = value << 8 | *input.bytes++;
-		input.size--;
-	}
-	return value;
-}
 
 static void
 push(const void *bytes, size_t size)

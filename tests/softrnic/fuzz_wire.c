@@ -8,18 +8,11 @@
  *
  * The first byte chooses the decoder; the rest is what came from the wire.
  */
+#include "fuzz.h"
 #include "wire.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-#define REQUIRE(condition)                                                                         \
-	do {                                                                                       \
-		if (!(condition))                                                                  \
-			__builtin_trap();                                                          \
-	} while (0)
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* A decoder that has decided on some bytes decides the same on more of them. */
 #define REQUIRE_STEADY(decode, in, size, ret)                                                      \

@@ -6,56 +6,18 @@ RNIC's sources, under the sanitizers.
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
+from softrnic_programs import OPTIONS, TESTS, run
 
 from fabrics.soft import folder
-
-ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ROOT / "native/softrnic"
-TESTS = ROOT / "tests/softrnic"
-OPTIONS = ["-std=gnu11", "-D_GNU_SOURCE", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
-SANITIZERS = {
-    "memory": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-    "threads": ["-fsanitize=thread"],
-}
 
 pytestmark = pytest.mark.timeout(300)
 
 PROGRAMS = ["cm_test", "cm_endpoint_test", "cm_lifetime_test", "cm_handshake_test"]
 programs = pytest.mark.parametrize("program", PROGRAMS)
-
-
-def _run(*command: str | Path, **variables: str) -> None:
-    # Where pytest itself runs under a sanitizer, that one is not for these programs.
-    environment = variables | {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("LD_PRELOAD", "LD_LIBRARY_PATH", "ASAN_OPTIONS", "SOFTRNIC_CRC")
-    }
-    done = subprocess.run(
-        [str(word) for word in command],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=150,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module", params=SANITIZERS)
-def instrumented(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[list[str], Path]:
-    """How to compile for a sanitizer, and all sources compiled so."""
-    options = [*OPTIONS, *SANITIZERS[request.param]]
-    device = tmp_path_factory.mktemp("softrnic") / "device.o"
-    sources = [*sorted(SOURCES.glob("*.c")), *sorted(SOURCES.glob("cm/*.c"))]
-    _run("gcc", *options, "-r", "-nostdlib", *sources, "-o", device)
-    return options, device
 
 
 @pytest.mark.parametrize(
@@ -67,21 +29,21 @@ def test_connections_are_managed_as_with_a_kernel_device(
 ) -> None:
     test = tmp_path / program
     libraries = folder()
-    _run(
+    run(
         *("gcc", *OPTIONS, TESTS / f"{program}.c", "-o", test),
         *(f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-l:librdmacm.so.1", "-l:libibverbs.so.1"),
     )
-    _run(test, **variables)
+    run(test, **variables)
 
 
 @programs
 def test_managing_connections_meets_no_error_of_memory_or_threads(
-    program: str, instrumented: tuple[list[str], Path], tmp_path: Path
+    program: str, instrumented: tuple[list[str], list[Path]], tmp_path: Path
 ) -> None:
     options, device = instrumented
     test = tmp_path / program
-    _run("gcc", *options, TESTS / f"{program}.c", device, "-o", test)
-    _run(test)
+    run("gcc", *options, TESTS / f"{program}.c", *device, "-o", test)
+    run(test)
 
 
 def test_the_symbols_are_those_of_rdma_core() -> None:

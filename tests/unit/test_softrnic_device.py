@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from softrnic_programs import OPTIONS, SANITIZERS, TESTS, compile_device, run
+from softrnic_programs import TESTS, run
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -15,15 +15,6 @@ PROGRAMS = [
     "device_lifetime_test",
     "device_processes_test",
 ]
-
-
-@pytest.fixture(scope="module", params=SANITIZERS)
-def instrumented(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[list[str], list[Path]]:
-    """How to compile for a sanitizer, and all sources compiled so."""
-    options = [*OPTIONS, *SANITIZERS[request.param]]
-    return options, compile_device(options, tmp_path_factory.mktemp("softrnic"))
 
 
 @pytest.mark.parametrize(

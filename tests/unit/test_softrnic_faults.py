@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from softrnic_programs import OPTIONS, SANITIZERS, TESTS, compile_device, environment, run
+from softrnic_programs import TESTS, environment, run
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -147,13 +147,12 @@ class Proxy:
                 raise ConnectionAbortedError(fault.kind)
 
 
-@pytest.fixture(scope="module", params=SANITIZERS)
-def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def program(instrumented: tuple[list[str], list[Path]], tmp_path: Path) -> Path:
     """The test, which is both of the programs."""
-    options = [*OPTIONS, *SANITIZERS[request.param]]
-    folder = tmp_path_factory.mktemp("softrnic")
-    test = folder / "faults_test"
-    run("gcc", *options, TESTS / "faults_test.c", *compile_device(options, folder), "-o", test)
+    options, device = instrumented
+    test = tmp_path / "faults_test"
+    run("gcc", *options, TESTS / "faults_test.c", *device, "-o", test)
     return test
 
 
