@@ -147,6 +147,17 @@ count_waiter(struct channel *channel, int change)
 	pthread_mutex_unlock(&channel->lock);
 }
 
+static int
+wait_for_event(struct channel *channel)
+{
+	count_waiter(channel, 1);
+	waited_for = channel;
+	int ret = engine_wait(channel->ibv.fd, has_events, channel);
+	waited_for = NULL;
+	count_waiter(channel, -1);
+	return ret;
+}
+
 int
 ibv_get_cq_event(struct ibv_comp_channel *ibv_channel, struct ibv_cq **ibv_cq, void **cq_context)
 {
@@ -156,35 +167,25 @@ ibv_get_cq_event(struct ibv_comp_channel *ibv_channel, struct ibv_cq **ibv_cq, v
 		errno = ret;
 		return -1;
 	}
-	for (;;) {
-		struct cq *cq = channel_pop(channel);
-		if (cq) {
-			*ibv_cq = &cq->ibv;
-			*cq_context = cq->ibv.cq_context;
-			return 0;
-		}
+	struct cq *cq = channel_pop(channel);
+	while (!cq) {
 		int flags = fcntl(channel->ibv.fd, F_GETFL);
 		if (flags < 0)
 			return -1;
-		if (flags & O_NONBLOCK) {
+		bool blocks = !(flags & O_NONBLOCK);
+		if (!blocks)
 			(void)engine_poll();
-			cq = channel_pop(channel);
-			if (!cq) {
-				errno = EAGAIN;
-				return -1;
-			}
-			*ibv_cq = &cq->ibv;
-			*cq_context = cq->ibv.cq_context;
-			return 0;
-		}
-		count_waiter(channel, 1);
-		waited_for = channel;
-		int waited = engine_wait(channel->ibv.fd, has_events, channel);
-		waited_for = NULL;
-		count_waiter(channel, -1);
-		if (waited < 0)
+		else if (wait_for_event(channel) < 0)
 			return -1;
+		cq = channel_pop(channel);
+		if (!cq && !blocks) {
+			errno = EAGAIN;
+			return -1;
+		}
 	}
+	*ibv_cq = &cq->ibv;
+	*cq_context = cq->ibv.cq_context;
+	return 0;
 }
 
 void
