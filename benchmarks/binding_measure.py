@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import syscalls
+from processes import end_input
 
 HERE = Path(__file__).resolve().parent
 CLIENT = HERE / "binding_client.py"
@@ -137,13 +138,7 @@ class Process:
         return line.decode()
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end_input(self._process)
 
 
 @dataclass

@@ -17,17 +17,12 @@
  *
  * The target accepts whoever comes and sleeps. The client polls.
  */
-#include <errno.h>
-#include <inttypes.h>
+#define PROGRAM "fabric_connections"
+#include "fabric_side.h"
+
 #include <pthread.h>
 #include <rdma/rdma_cma.h>
 #include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/resource.h>
-#include <time.h>
 
 #define CONNECTIONS_MAX 8192
 #define CQ_SIZE 16384
@@ -54,25 +49,10 @@ static struct connection {
 static unsigned connected;
 
 static void
-fail(const char *what)
-{
-	(void)fprintf(stderr, "fabric_connections: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static void
 must(const char *what, int ret)
 {
 	if (ret)
 		fail(what);
-}
-
-static uint64_t
-now(clockid_t clock)
-{
-	struct timespec time;
-	clock_gettime(clock, &time);
-	return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
 static uint64_t
@@ -236,7 +216,7 @@ write_in_turn(uint64_t over, uint64_t count, uint64_t depth)
 /* ---- commands ---- */
 
 static uint64_t
-command(const char *line, struct rdma_addrinfo *where)
+command(const char *line, void *where)
 {
 	uint64_t count, over, depth;
 	if (!strcmp(line, "memory\n"))
@@ -255,17 +235,12 @@ command(const char *line, struct rdma_addrinfo *where)
 int
 main(int argc, char *argv[])
 {
-	char line[256];
 	errno = EINVAL;
 	if (argc != 5)
 		fail("usage: fabric_connections target|client ADDRESS PORT QUEUE_SIZE");
 	bool is_target = !strcmp(argv[1], "target");
 	queue_size = (unsigned)strtoul(argv[4], NULL, 10);
-	/* A connection has a descriptor or two. */
-	struct rlimit files;
-	must("getrlimit", getrlimit(RLIMIT_NOFILE, &files));
-	files.rlim_cur = files.rlim_max;
-	must("setrlimit", setrlimit(RLIMIT_NOFILE, &files));
+	raise_file_limit();
 	struct rdma_addrinfo *where,
 		hints = {.ai_port_space = RDMA_PS_TCP, .ai_flags = is_target ? RAI_PASSIVE : 0};
 	must("rdma_getaddrinfo", rdma_getaddrinfo(argv[2], argv[3], &hints, &where));
@@ -274,11 +249,6 @@ main(int argc, char *argv[])
 		fail("rdma_create_event_channel");
 	if (is_target)
 		listen_at(where);
-	(void)puts("ready");
-	(void)fflush(stdout);
-	while (fgets(line, sizeof(line), stdin)) {
-		(void)printf("%" PRIu64 "\n", command(line, where));
-		(void)fflush(stdout);
-	}
+	answer_commands(command, where);
 	return 0;
 }

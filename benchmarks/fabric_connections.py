@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fabric_programs import ADDRESS, FailedError, Soft, free_port
+from processes import end_input
 
 HERE = Path(__file__).resolve().parent
 QUEUE_SIZE = 16  # send and receive requests of every connection
@@ -59,13 +60,7 @@ class Process:
         return line
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end_input(self._process)
 
 
 def build(folder: Path, name: str, *libraries: str) -> Path:

@@ -9,22 +9,17 @@
  * It takes the commands of fabric_connections.c but "memory", with one write under way. Both sides
  * look for events without sleeping, as the soft RNIC does when it is busy. QUEUE_SIZE is ignored.
  */
+#define PROGRAM "fabric_sockets"
+#include "fabric_side.h"
+
 #include <arpa/inet.h>
-#include <errno.h>
-#include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #define CONNECTIONS_MAX 8192
 /* A write of 8 bytes with the request to acknowledge it, and the acknowledgement. */
@@ -35,25 +30,10 @@ static int epfd, listener, sockets[CONNECTIONS_MAX];
 static unsigned connected;
 
 static void
-fail(const char *what)
-{
-	(void)fprintf(stderr, "fabric_sockets: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static void
 must(const char *what, int ret)
 {
 	if (ret < 0)
 		fail(what);
-}
-
-static uint64_t
-now(clockid_t clock)
-{
-	struct timespec time;
-	clock_gettime(clock, &time);
-	return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
 static void
@@ -123,7 +103,7 @@ write_in_turn(uint64_t over, uint64_t count)
 }
 
 static uint64_t
-command(const char *line, const struct sockaddr_in *where)
+command(const char *line, void *where)
 {
 	uint64_t count, over;
 	if (!strcmp(line, "cpu\n"))
@@ -140,14 +120,10 @@ command(const char *line, const struct sockaddr_in *where)
 int
 main(int argc, char *argv[])
 {
-	char line[256];
 	errno = EINVAL;
 	if (argc != 5)
 		fail("usage: fabric_sockets target|client ADDRESS PORT QUEUE_SIZE");
-	struct rlimit files;
-	must("getrlimit", getrlimit(RLIMIT_NOFILE, &files));
-	files.rlim_cur = files.rlim_max;
-	must("setrlimit", setrlimit(RLIMIT_NOFILE, &files));
+	raise_file_limit();
 	struct sockaddr_in where = {.sin_family = AF_INET,
 				    .sin_port = htons((uint16_t)atoi(argv[3]))};
 	must("address", inet_pton(AF_INET, argv[2], &where.sin_addr) - 1);
@@ -163,11 +139,6 @@ main(int argc, char *argv[])
 		watch(listener);
 		must("pthread_create", -pthread_create(&thread, NULL, answer, NULL));
 	}
-	(void)puts("ready");
-	(void)fflush(stdout);
-	while (fgets(line, sizeof(line), stdin)) {
-		(void)printf("%" PRIu64 "\n", command(line, &where));
-		(void)fflush(stdout);
-	}
+	answer_commands(command, &where);
 	return 0;
 }
