@@ -6,13 +6,13 @@
  * librpma's own default function does, to syslog and, by the auxiliary threshold, to stderr.
  */
 #include "binding.h"
+#include "../common/default_log.h"
 
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <syslog.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -78,29 +78,6 @@ rpmapy_call_message(void)
 }
 
 static void
-default_function(int level, const char *file, int line, const char *function, const char *message)
-{
-	static const char *const names[] = {"*FATAL* ", "*ERROR* ", "*WARN*  ",
-					    "*NOTE*  ", "*INFO*  ", "*DEBUG* "};
-	static const int severities[] = {LOG_CRIT,   LOG_ERR,  LOG_WARNING,
-					 LOG_NOTICE, LOG_INFO, LOG_DEBUG};
-	char where[256] = "";
-	if (file)
-		(void)snprintf(where, sizeof(where), "%s: %3d: %s: ", file, line, function);
-	if (level <= atomic_load(&aux_threshold)) {
-		char date[32] = "";
-		struct timespec now;
-		struct tm local;
-		clock_gettime(CLOCK_REALTIME, &now);
-		if (localtime_r(&now.tv_sec, &local))
-			(void)strftime(date, sizeof(date), "%b %d %H:%M:%S", &local);
-		(void)fprintf(stderr, "%s.%06ld [%ld] %s%s%s\n", date, now.tv_nsec / 1000,
-			      syscall(SYS_gettid), names[level], where, message);
-	}
-	syslog(LOG_LOCAL7 | severities[level], "%s%s%s", names[level], where, message);
-}
-
-static void
 push(int level, const char *file, int line, const char *function, const char *message)
 {
 	struct timespec now;
@@ -149,7 +126,8 @@ log_hook(enum rpma_log_level level, const char *file, const int line, const char
 		if (atomic_load(&listening))
 			push(level, name, line, function, message);
 		else
-			default_function(level, name, line, function, message);
+			default_log(atomic_load(&aux_threshold), level, name, line, function,
+				    message);
 	}
 	errno = saved_errno;
 }

@@ -56,7 +56,7 @@ handle_atomic_request(struct qp *qp, const uint8_t *payload)
 		mr_get(qp->ibv.pd, atomic.stag, atomic.to, 8, IBV_ACCESS_REMOTE_ATOMIC, &error);
 	if (!mr)
 		return refuse_access(qp, error, NULL);
-	uint64_t *word = mr_pointer(mr, atomic.to);
+	uint64_t *word = mr_pointer(mr, atomic.to, sizeof(*word));
 	if ((uintptr_t)word & 7) { /* its place there is not what it is here */
 		mr_put(mr);
 		return refuse_access(qp, ERROR_ACCESS, NULL);

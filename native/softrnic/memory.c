@@ -352,12 +352,23 @@ sge_pieces(struct ibv_pd *pd, const struct ibv_sge *sges, unsigned sge_count, ui
 			return -1;
 		}
 		pieces[used].mr = mr;
-		pieces[used].bytes = mr_pointer(mr, sges[i].addr + offset);
+		pieces[used].bytes = mr_pointer(mr, sges[i].addr + offset, length);
 		pieces[used++].length = length;
 		*covered += length;
 		offset = 0;
 	}
 	return (int)used;
+}
+
+_Atomic(memory_watcher *) memory_watched_by;
+
+void softrnic_watch_memory(memory_watcher *watcher);
+
+/* The debug build of librpma keeps programs from memory that is to be written, until it is. */
+SOFTRNIC_EXPORT void
+softrnic_watch_memory(memory_watcher *watcher)
+{
+	atomic_store(&memory_watched_by, watcher);
 }
 
 void

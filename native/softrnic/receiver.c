@@ -192,7 +192,7 @@ destination(struct qp *qp, uint32_t size, struct piece *pieces, uint32_t *covere
 				      IBV_ACCESS_REMOTE_WRITE, &error);
 		if (!pieces[0].mr)
 			return -1;
-		pieces[0].bytes = mr_pointer(pieces[0].mr, head->to + rx->placed);
+		pieces[0].bytes = mr_pointer(pieces[0].mr, head->to + rx->placed, size);
 		pieces[0].length = *covered = size;
 		return 1;
 	case RDMAP_READ_RESPONSE:

@@ -348,7 +348,7 @@ respond(struct qp *qp)
 			sender_fail_response(tx, error, inbound->msn);
 			return;
 		}
-		piece.bytes = mr_pointer(piece.mr, read->source_to + tx->response_offset);
+		piece.bytes = mr_pointer(piece.mr, read->source_to + tx->response_offset, size);
 		piece.length = size;
 	}
 	struct fpdu_head head = {.tagged = true,

@@ -77,10 +77,17 @@ struct mr {
 struct mr *mr_get(struct ibv_pd *pd, uint32_t key, uint64_t address, uint64_t size, unsigned access,
 		  uint16_t *error);
 void mr_put(struct mr *mr);
+/* Told of memory that the device is about to read or to write; NULL: nobody is. */
+typedef void memory_watcher(void *memory, size_t length);
+extern _Atomic(memory_watcher *) memory_watched_by;
 static inline void *
-mr_pointer(const struct mr *mr, uint64_t address)
+mr_pointer(const struct mr *mr, uint64_t address, size_t length)
 {
-	return (char *)mr->ibv.addr + (address - mr->iova);
+	char *memory = (char *)mr->ibv.addr + (address - mr->iova);
+	memory_watcher *watcher = atomic_load_explicit(&memory_watched_by, memory_order_relaxed);
+	if (__builtin_expect(watcher != NULL, 0))
+		watcher(memory, length);
+	return memory;
 }
 /* By the other side. An enum wire_error, or 0. */
 uint16_t mr_invalidate(struct ibv_pd *pd, uint32_t key);

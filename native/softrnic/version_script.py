@@ -39,11 +39,12 @@ PUBLIC: dict[str, str] = {
     "1.14": "ibv_query_qp_data_in_order",
 }
 
-#: For librdmacm.so.1 beside it, and for who counts objects.
+#: For librdmacm.so.1 beside it, for who counts objects, and for the debug build of librpma.
 INTERNAL = """crc32c crc32c_matches crc32c_put device_shared_context device_shared_pd engine_add
     engine_change engine_close_in_child engine_forget_fd engine_now engine_remove
     engine_set_deadline engine_usable mpa_decode mpa_encode qp_connect qp_disconnect qp_find
-    qp_forget_events qp_put qp_to_init softrnic_count source_get source_init source_put"""
+    qp_forget_events qp_put qp_to_init softrnic_count softrnic_watch_memory source_get source_init
+    source_put"""
 
 #: What providers' libraries of rdma-core 24 to 60 ask for.
 PRIVATE = """__ioctl_final_num_attrs __verbs_log _verbs_init_and_alloc_context execute_ioctl

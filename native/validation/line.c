@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* line.c -- values as the log has them. */
+#include "line.h"
+
+#include <arpa/inet.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* What a line that has become too long ends with; room for it, the result and the end is kept. */
+#define RESERVED 128
+
+static void
+put(struct line *line, const char *text, size_t length)
+{
+	size_t room = line->length < LINE_SIZE - RESERVED ? LINE_SIZE - RESERVED - line->length : 0;
+	if (length > room)
+		length = room;
+	memcpy(line->text + line->length, text, length);
+	line->length += (unsigned)length;
+}
+
+/* Also where put() has no more room: the end of a line. */
+void
+line_raw(struct line *line, const char *text)
+{
+	size_t length = strlen(text);
+	if (length > LINE_SIZE - 1 - line->length)
+		length = LINE_SIZE - 1 - line->length;
+	memcpy(line->text + line->length, text, length);
+	line->length += (unsigned)length;
+}
+
+void
+line_printf(struct line *line, const char *format, ...)
+{
+	va_list arguments;
+	va_start(arguments, format);
+	size_t room = line->length < LINE_SIZE - RESERVED ? LINE_SIZE - RESERVED - line->length : 0;
+	int length = room ? vsnprintf(line->text + line->length, room, format, arguments) : 0;
+	va_end(arguments);
+	if (length > 0)
+		line->length += (unsigned)((size_t)length < room ? (size_t)length : room - 1);
+}
+
+void
+line_decimal(struct line *line, uint64_t value)
+{
+	char digits[20];
+	unsigned first = sizeof(digits);
+	do {
+		digits[--first] = (char)('0' + value % 10);
+		value /= 10;
+	} while (value);
+	put(line, digits + first, sizeof(digits) - first);
+}
+
+static void
+hexadecimal(struct line *line, uint64_t value)
+{
+	char digits[18];
+	unsigned first = sizeof(digits);
+	do {
+		digits[--first] = "0123456789abcdef"[value & 15];
+		value >>= 4;
+	} while (value);
+	digits[--first] = 'x';
+	digits[--first] = '0';
+	put(line, digits + first, sizeof(digits) - first);
+}
+
+static void
+name_of(struct line *line, const char *name)
+{
+	if (line->has_arguments)
+		put(line, ", ", 2);
+	line->has_arguments = true;
+	put(line, name, strlen(name));
+	put(line, "=", 1);
+}
+
+static void
+named(struct line *line, const char *name, const char *text)
+{
+	name_of(line, name);
+	put(line, text, strlen(text));
+}
+
+static void
+integer(struct line *line, int64_t value)
+{
+	if (value < 0)
+		put(line, "-", 1);
+	line_decimal(line, value < 0 ? 0 - (uint64_t)value : (uint64_t)value);
+}
+
+/* The names of the bits that are set, then what has no name. */
+static void
+bits(struct line *line, int value, const char *const *names, int count)
+{
+	const char *separator = "";
+	if (!value)
+		put(line, "0", 1);
+	for (int i = 0; i < count; i++) {
+		if (value & 1 << i) {
+			put(line, separator, strlen(separator));
+			put(line, names[i], strlen(names[i]));
+			value &= ~(1 << i);
+			separator = "|";
+		}
+	}
+	if (value) {
+		put(line, separator, strlen(separator));
+		hexadecimal(line, (uint32_t)value);
+	}
+}
+
+void
+line_bool(struct line *line, const char *name, bool value)
+{
+	named(line, name, value ? "true" : "false");
+}
+
+const char *
+code_name(int code)
+{
+	switch (code) {
+	case RPMA_E_UNKNOWN:
+		return "RPMA_E_UNKNOWN";
+	case RPMA_E_NOSUPP:
+		return "RPMA_E_NOSUPP";
+	case RPMA_E_PROVIDER:
+		return "RPMA_E_PROVIDER";
+	case RPMA_E_NOMEM:
+		return "RPMA_E_NOMEM";
+	case RPMA_E_INVAL:
+		return "RPMA_E_INVAL";
+	case RPMA_E_NO_COMPLETION:
+		return "RPMA_E_NO_COMPLETION";
+	case RPMA_E_NO_EVENT:
+		return "RPMA_E_NO_EVENT";
+	case RPMA_E_AGAIN:
+		return "RPMA_E_AGAIN";
+	case RPMA_E_SHARED_CHANNEL:
+		return "RPMA_E_SHARED_CHANNEL";
+	case RPMA_E_NOT_SHARED_CHNL:
+		return "RPMA_E_NOT_SHARED_CHNL";
+	default:
+		return NULL;
+	}
+}
+
+void
+line_code(struct line *line, const char *name, int value)
+{
+	const char *known = code_name(value);
+	name_of(line, name);
+	if (known)
+		put(line, known, strlen(known));
+	else
+		integer(line, value);
+}
+
+void
+line_completion(struct line *line, const char *name, int flags)
+{
+	if (flags == RPMA_F_COMPLETION_ALWAYS)
+		named(line, name, "ALWAYS");
+	else if (flags == RPMA_F_COMPLETION_ON_ERROR)
+		named(line, name, "ON_ERROR");
+	else
+		line_int(line, name, flags);
+}
+
+void
+line_context_type(struct line *line, const char *name, enum rpma_util_ibv_context_type type)
+{
+	if (type == RPMA_UTIL_IBV_CONTEXT_LOCAL)
+		named(line, name, "LOCAL");
+	else if (type == RPMA_UTIL_IBV_CONTEXT_REMOTE)
+		named(line, name, "REMOTE");
+	else
+		line_int(line, name, (int)type);
+}
+
+void
+line_device(struct line *line, const char *name, const struct ibv_context *context)
+{
+	line_pointer(line, name, context);
+}
+
+void
+line_event(struct line *line, const char *name, enum rpma_conn_event event)
+{
+	static const char *const names[] = {"UNDEFINED", "ESTABLISHED", "CLOSED",
+					    "LOST",      "REJECTED",    "UNREACHABLE"};
+	if (event >= RPMA_CONN_UNDEFINED && event <= RPMA_CONN_UNREACHABLE)
+		named(line, name, names[event - RPMA_CONN_UNDEFINED]);
+	else
+		line_int(line, name, (int)event);
+}
+
+void
+line_flush_type(struct line *line, const char *name, enum rpma_flush_type type)
+{
+	if (type == RPMA_FLUSH_TYPE_PERSISTENT)
+		named(line, name, "PERSISTENT");
+	else if (type == RPMA_FLUSH_TYPE_VISIBILITY)
+		named(line, name, "VISIBILITY");
+	else
+		line_int(line, name, (int)type);
+}
+
+void
+line_function(struct line *line, const char *name, rpma_log_function *function)
+{
+	line_pointer(line, name, (const void *)(uintptr_t)function);
+}
+
+void
+line_int(struct line *line, const char *name, int value)
+{
+	name_of(line, name);
+	integer(line, value);
+}
+
+void
+line_object(struct line *line, const char *name, const void *handle, const struct object *object)
+{
+	if (!object) {
+		line_pointer(line, name, handle);
+		return;
+	}
+	const char *kind = kind_names[atomic_load(&object->state) >> 2];
+	name_of(line, name);
+	put(line, kind, strlen(kind));
+	put(line, "#", 1);
+	line_decimal(line, object->number);
+}
+
+/* A pointer to a handle: the object, or else what the pointer is. */
+void
+line_objectp(struct line *line, const char *name, const void *handle, const struct object *object)
+{
+	if (handle && !object)
+		named(line, name, "(NULL)");
+	else
+		line_object(line, name, handle, object);
+}
+
+void
+line_pointer(struct line *line, const char *name, const void *pointer)
+{
+	if (!pointer) {
+		named(line, name, "NULL");
+		return;
+	}
+	name_of(line, name);
+	hexadecimal(line, (uintptr_t)pointer);
+}
+
+void
+line_private_data(struct line *line, const char *name, const struct rpma_conn_private_data *data)
+{
+	if (!data) {
+		named(line, name, "NULL");
+		return;
+	}
+	name_of(line, name);
+	put(line, "(", 1);
+	line->has_arguments = false;
+	line_pointer(line, "ptr", data->ptr);
+	line_uint32(line, "len", data->len);
+	put(line, ")", 1);
+}
+
+void
+line_size(struct line *line, const char *name, size_t value)
+{
+	name_of(line, name);
+	line_decimal(line, value);
+}
+
+void
+line_text(struct line *line, const char *name, const char *text)
+{
+	if (!text) {
+		named(line, name, "NULL");
+		return;
+	}
+	name_of(line, name);
+	put(line, "\"", 1);
+	for (unsigned i = 0; text[i] && i < 255; i++) {
+		unsigned char byte = (unsigned char)text[i];
+		char escaped[5];
+		if (byte == '"' || byte == '\\')
+			(void)snprintf(escaped, sizeof(escaped), "\\%c", byte);
+		else if (byte < ' ' || byte > '~')
+			(void)snprintf(escaped, sizeof(escaped), "\\x%02x", byte);
+		else
+			(void)snprintf(escaped, sizeof(escaped), "%c", byte);
+		put(line, escaped, strlen(escaped));
+	}
+	put(line, "\"", 1);
+}
+
+void
+line_uint32(struct line *line, const char *name, uint32_t value)
+{
+	line_size(line, name, value);
+}
+
+void
+line_usage(struct line *line, const char *name, int usage)
+{
+	static const char *const names[] = {"READ_SRC",
+					    "READ_DST",
+					    "WRITE_SRC",
+					    "WRITE_DST",
+					    "FLUSH_TYPE_VISIBILITY",
+					    "FLUSH_TYPE_PERSISTENT",
+					    "SEND",
+					    "RECV"};
+	name_of(line, name);
+	bits(line, usage, names, 8);
+}
+
+void
+line_value8(struct line *line, const char *name, const char *value)
+{
+	if (!value) {
+		named(line, name, "NULL");
+		return;
+	}
+	uint64_t bytes;
+	memcpy(&bytes, value, sizeof(bytes));
+	name_of(line, name);
+	hexadecimal(line, bytes);
+}
