@@ -37,6 +37,7 @@ struct handle {
 	_Atomic uint32_t children; /* open objects that need this one, and the bit "released" */
 	unsigned generation;       /* of the process that made it: a fork begins a new one */
 	bool only_memory;          /* no device behind it: a forked child may, and must, free it */
+	pthread_rwlock_t threads;  /* librpma wants some objects used by one thread at a time */
 };
 
 /* The deleter that librpma's rpma_X_delete(&object) amounts to. */
@@ -50,6 +51,10 @@ struct handle {
 void *handle_new(size_t size, int (*delete_object)(void *), struct handle *parent,
 		 struct handle *other_parent);
 void handle_discard(struct handle *handle);
+/* In calls that change an object, or post to it; of those that read a configuration, many may. */
+void handle_use(struct handle *handle);
+void handle_read(struct handle *handle);
+void handle_done(struct handle *handle);
 int handle_begin_close(struct handle *handle);
 void handle_end_close(struct handle *handle);
 int handle_enter(struct handle *handle);

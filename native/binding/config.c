@@ -31,6 +31,7 @@ rpmapy_conn_cfg_set(struct rpmapy_conn_cfg *cfg, int field, uint32_t value)
 	if (ret)
 		return ret;
 	struct rpma_conn_cfg *object = cfg->handle.object;
+	handle_use(&cfg->handle);
 	call_begin();
 	switch (field) {
 	case RPMAPY_CONN_CFG_TIMEOUT_MS:
@@ -54,6 +55,7 @@ rpmapy_conn_cfg_set(struct rpmapy_conn_cfg *cfg, int field, uint32_t value)
 	default:
 		ret = RPMA_E_INVAL;
 	}
+	handle_done(&cfg->handle);
 	handle_leave(&cfg->handle);
 	return ret;
 }
@@ -67,6 +69,7 @@ rpmapy_conn_cfg_get(struct rpmapy_conn_cfg *cfg, int field, uint32_t *value)
 	struct rpma_conn_cfg *object = cfg->handle.object;
 	int timeout_ms = 0;
 	bool shared = false;
+	handle_read(&cfg->handle);
 	call_begin();
 	switch (field) {
 	case RPMAPY_CONN_CFG_TIMEOUT_MS:
@@ -92,6 +95,7 @@ rpmapy_conn_cfg_get(struct rpmapy_conn_cfg *cfg, int field, uint32_t *value)
 	default:
 		ret = RPMA_E_INVAL;
 	}
+	handle_done(&cfg->handle);
 	handle_leave(&cfg->handle);
 	return ret;
 }
@@ -102,10 +106,12 @@ rpmapy_conn_cfg_set_srq(struct rpmapy_conn_cfg *cfg, struct rpmapy_srq *srq)
 	int ret = handles_enter(&cfg->handle, &srq->handle, NULL);
 	if (ret)
 		return ret;
+	handle_use(&cfg->handle);
 	call_begin();
 	ret = rpma_conn_cfg_set_srq(cfg->handle.object, srq->handle.object);
 	if (!ret)
 		cfg->srq = srq;
+	handle_done(&cfg->handle);
 	handles_leave(&cfg->handle, &srq->handle, NULL);
 	return ret;
 }
@@ -118,9 +124,11 @@ rpmapy_conn_cfg_get_srq(struct rpmapy_conn_cfg *cfg, struct rpmapy_srq **srq)
 	if (ret)
 		return ret;
 	struct rpma_srq *object = NULL;
+	handle_read(&cfg->handle);
 	call_begin();
 	ret = rpma_conn_cfg_get_srq(cfg->handle.object, &object);
 	*srq = object ? cfg->srq : NULL;
+	handle_done(&cfg->handle);
 	handle_leave(&cfg->handle);
 	return ret;
 }
@@ -150,10 +158,12 @@ rpmapy_srq_cfg_set(struct rpmapy_srq_cfg *cfg, int field, uint32_t value)
 	int ret = handle_enter(&cfg->handle);
 	if (ret)
 		return ret;
+	handle_use(&cfg->handle);
 	call_begin();
 	ret = field == RPMAPY_SRQ_CFG_RQ_SIZE
 		      ? rpma_srq_cfg_set_rq_size(cfg->handle.object, value)
 		      : rpma_srq_cfg_set_rcq_size(cfg->handle.object, value);
+	handle_done(&cfg->handle);
 	handle_leave(&cfg->handle);
 	return ret;
 }
@@ -164,10 +174,12 @@ rpmapy_srq_cfg_get(struct rpmapy_srq_cfg *cfg, int field, uint32_t *value)
 	int ret = handle_enter(&cfg->handle);
 	if (ret)
 		return ret;
+	handle_read(&cfg->handle);
 	call_begin();
 	ret = field == RPMAPY_SRQ_CFG_RQ_SIZE
 		      ? rpma_srq_cfg_get_rq_size(cfg->handle.object, value)
 		      : rpma_srq_cfg_get_rcq_size(cfg->handle.object, value);
+	handle_done(&cfg->handle);
 	handle_leave(&cfg->handle);
 	return ret;
 }

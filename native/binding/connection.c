@@ -60,6 +60,7 @@ rpmapy_ep_fd(struct rpmapy_ep *ep, int *fd)
 static void
 leave_cfg(struct rpmapy_conn_cfg *cfg, struct rpmapy_srq *srq)
 {
+	handle_done(HANDLE(cfg));
 	handle_leave(HANDLE(srq));
 	handle_leave(HANDLE(cfg));
 }
@@ -70,11 +71,14 @@ enter_cfg(struct rpmapy_peer *peer, struct rpmapy_conn_cfg *cfg, struct rpmapy_s
 {
 	*srq = NULL;
 	int ret = handle_enter(HANDLE(cfg));
-	if (ret || !cfg || !cfg->srq)
+	if (ret)
 		return ret;
+	handle_read(HANDLE(cfg));
+	if (!cfg || !cfg->srq)
+		return 0;
 	ret = handle_enter(&cfg->srq->handle);
 	if (ret) {
-		handle_leave(&cfg->handle);
+		leave_cfg(cfg, NULL);
 		return ret == RPMAPY_E_CLOSED ? RPMAPY_E_SRQ_CLOSED : ret;
 	}
 	*srq = cfg->srq;
@@ -163,11 +167,13 @@ rpmapy_ep_next_conn_req(struct rpmapy_ep *ep, struct rpmapy_conn_cfg *cfg, int64
 	if (!ret) {
 		req = conn_req_handle(ep->peer, cfg, srq);
 		if (req) {
+			handle_use(&ep->handle);
 			call_begin();
 			log_quiet_begin();
 			ret = rpma_ep_next_conn_req(ep->handle.object,
 						    cfg ? cfg->handle.object : NULL, &object);
 			log_quiet_end();
+			handle_done(&ep->handle);
 			/* Another thread was faster. */
 			if (ret == RPMA_E_NO_EVENT ||
 			    (ret == RPMA_E_PROVIDER && call_failed_with(EAGAIN)))
@@ -224,9 +230,11 @@ rpmapy_conn_req_recv(struct rpmapy_conn_req *req, struct rpmapy_local *dst, size
 	int ret = handles_enter(&req->handle, &dst->handle, NULL);
 	if (ret)
 		return ret;
+	handle_use(&req->handle);
 	call_begin();
 	ret = post_result(rpma_conn_req_recv(req->handle.object, dst->handle.object, offset, length,
 					     (void *)(uintptr_t)wr_id));
+	handle_done(&req->handle);
 	handles_leave(&req->handle, &dst->handle, NULL);
 	return ret;
 }
@@ -325,7 +333,9 @@ take_event(struct rpmapy_conn *conn, int *event)
 {
 	enum rpma_conn_event got = RPMA_CONN_UNDEFINED;
 	log_quiet_begin();
+	pthread_mutex_lock(&conn->events_lock);
 	int ret = rpma_conn_next_event(conn->handle.object, &got);
+	pthread_mutex_unlock(&conn->events_lock);
 	log_quiet_end();
 	if (ret == RPMA_E_NO_EVENT || (ret == RPMA_E_PROVIDER && call_failed_with(EAGAIN)))
 		return RPMAPY_AGAIN;
@@ -377,7 +387,9 @@ meet_event(struct rpmapy_conn *conn)
 	pthread_mutex_unlock(&conn->events_lock);
 	if (atomic_load(&conn->ended) != RPMA_CONN_UNDEFINED) {
 		log_quiet_begin();
+		handle_use(&conn->handle);
 		(void)rpma_conn_disconnect(conn->handle.object);
+		handle_done(&conn->handle);
 		log_quiet_end();
 	}
 }
@@ -455,8 +467,10 @@ rpmapy_conn_disconnect(struct rpmapy_conn *conn)
 	int ret = handle_enter(&conn->handle);
 	if (ret)
 		return ret;
+	handle_use(&conn->handle);
 	call_begin();
 	ret = rpma_conn_disconnect(conn->handle.object);
+	handle_done(&conn->handle);
 	if (!ret)
 		atomic_store(&conn->grace_until, now_ns() + FLUSH_GRACE_NS);
 	handle_leave(&conn->handle);
@@ -526,8 +540,12 @@ rpmapy_conn_apply_remote_peer_cfg(struct rpmapy_conn *conn, struct rpmapy_peer_c
 	int ret = handles_enter(&conn->handle, &cfg->handle, NULL);
 	if (ret)
 		return ret;
+	handle_use(&conn->handle);
+	handle_read(&cfg->handle);
 	call_begin();
 	ret = rpma_conn_apply_remote_peer_cfg(conn->handle.object, cfg->handle.object);
+	handle_done(&cfg->handle);
+	handle_done(&conn->handle);
 	handles_leave(&conn->handle, &cfg->handle, NULL);
 	return ret;
 }

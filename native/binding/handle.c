@@ -42,6 +42,7 @@ handle_new(size_t size, int (*delete_object)(void *), struct handle *parent,
 		return NULL;
 	handle->delete_object = delete_object;
 	handle->generation = generation;
+	pthread_rwlock_init(&handle->threads, NULL);
 	handle->parents[0] = parent;
 	handle->parents[1] = other_parent;
 	for (int i = 0; i < HANDLE_PARENTS; i++) {
@@ -84,6 +85,7 @@ destroy(struct handle *handle)
 	leave_parents(handle);
 	if (handle->finish)
 		handle->finish(handle);
+	pthread_rwlock_destroy(&handle->threads);
 	free(handle);
 }
 
@@ -92,6 +94,26 @@ void
 handle_discard(struct handle *handle)
 {
 	destroy(handle);
+}
+
+void
+handle_use(struct handle *handle)
+{
+	pthread_rwlock_wrlock(&handle->threads);
+}
+
+void
+handle_read(struct handle *handle)
+{
+	if (handle)
+		pthread_rwlock_rdlock(&handle->threads);
+}
+
+void
+handle_done(struct handle *handle)
+{
+	if (handle)
+		pthread_rwlock_unlock(&handle->threads);
 }
 
 /* Shut the door and wait until the calls inside have left. */

@@ -70,11 +70,11 @@ rpmapy_errormsg(void)
 	return rpma_errormsg ? rpma_errormsg() : last_error;
 }
 
-/* The message that the last call of this thread logged, or "". */
+/* The message that the last call of this thread logged, or ""; the debug build knows more of it. */
 const char *
 rpmapy_call_message(void)
 {
-	return logged_in_call ? last_error : "";
+	return logged_in_call ? rpmapy_errormsg() : "";
 }
 
 static void

@@ -108,7 +108,9 @@ post_more(struct rpmapy_conn *conn, struct operation *op, bool *full)
 		op->posted++;
 		if (may_be_full)
 			log_quiet_begin();
+		handle_use(&conn->handle);
 		int ret = post_result(post_request(conn, op, request, signalled));
+		handle_done(&conn->handle);
 		if (may_be_full)
 			log_quiet_end();
 		if (ret) {

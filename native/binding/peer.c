@@ -66,8 +66,10 @@ rpmapy_peer_cfg_set_direct_write_to_pmem(struct rpmapy_peer_cfg *cfg, bool suppo
 	int ret = handle_enter(&cfg->handle);
 	if (ret)
 		return ret;
+	handle_use(&cfg->handle);
 	call_begin();
 	ret = rpma_peer_cfg_set_direct_write_to_pmem(cfg->handle.object, supported);
+	handle_done(&cfg->handle);
 	handle_leave(&cfg->handle);
 	return ret;
 }
@@ -78,8 +80,10 @@ rpmapy_peer_cfg_get_direct_write_to_pmem(struct rpmapy_peer_cfg *cfg, bool *supp
 	int ret = handle_enter(&cfg->handle);
 	if (ret)
 		return ret;
+	handle_read(&cfg->handle);
 	call_begin();
 	ret = rpma_peer_cfg_get_direct_write_to_pmem(cfg->handle.object, supported);
+	handle_done(&cfg->handle);
 	handle_leave(&cfg->handle);
 	return ret;
 }
@@ -92,6 +96,7 @@ rpmapy_peer_cfg_get_descriptor(struct rpmapy_peer_cfg *cfg, void *descriptor, si
 	if (ret)
 		return ret;
 	size_t needed = 0;
+	handle_read(&cfg->handle);
 	call_begin();
 	ret = rpma_peer_cfg_get_descriptor_size(cfg->handle.object, &needed);
 	if (!ret && needed > *size)
@@ -99,6 +104,7 @@ rpmapy_peer_cfg_get_descriptor(struct rpmapy_peer_cfg *cfg, void *descriptor, si
 	if (!ret)
 		ret = rpma_peer_cfg_get_descriptor(cfg->handle.object, descriptor);
 	*size = needed;
+	handle_done(&cfg->handle);
 	handle_leave(&cfg->handle);
 	return ret;
 }

@@ -66,6 +66,20 @@ request_ok(int flags, uint64_t wr_id)
 #define OBJECT(typed) ((typed) ? (typed)->handle.object : NULL)
 #define CONTEXT(wr_id) ((const void *)(uintptr_t)(wr_id))
 
+/* librpma(3): a connection is used by one thread at a time. */
+static void
+post_begin(struct rpmapy_conn *conn)
+{
+	handle_use(&conn->handle);
+	call_begin();
+}
+
+static void
+post_end(struct rpmapy_conn *conn)
+{
+	handle_done(&conn->handle);
+}
+
 int
 rpmapy_read(struct rpmapy_conn *conn, struct rpmapy_local *dst, size_t dst_offset,
 	    struct rpmapy_remote *src, size_t src_offset, size_t length, int flags, uint64_t wr_id)
@@ -77,9 +91,10 @@ rpmapy_read(struct rpmapy_conn *conn, struct rpmapy_local *dst, size_t dst_offse
 	int ret = handles_enter(&conn->handle, HANDLE(dst), HANDLE(src));
 	if (ret)
 		return ret;
-	call_begin();
+	post_begin(conn);
 	ret = post_result(rpma_read(conn->handle.object, OBJECT(dst), dst_offset, OBJECT(src),
 				    src_offset, length, flags, CONTEXT(wr_id)));
+	post_end(conn);
 	handles_leave(&conn->handle, HANDLE(dst), HANDLE(src));
 	return ret;
 }
@@ -95,9 +110,10 @@ rpmapy_write(struct rpmapy_conn *conn, struct rpmapy_remote *dst, size_t dst_off
 	int ret = handles_enter(&conn->handle, HANDLE(dst), HANDLE(src));
 	if (ret)
 		return ret;
-	call_begin();
+	post_begin(conn);
 	ret = post_result(rpma_write(conn->handle.object, OBJECT(dst), dst_offset, OBJECT(src),
 				     src_offset, length, flags, CONTEXT(wr_id)));
+	post_end(conn);
 	handles_leave(&conn->handle, HANDLE(dst), HANDLE(src));
 	return ret;
 }
@@ -114,10 +130,11 @@ rpmapy_write_with_imm(struct rpmapy_conn *conn, struct rpmapy_remote *dst, size_
 	int ret = handles_enter(&conn->handle, HANDLE(dst), HANDLE(src));
 	if (ret)
 		return ret;
-	call_begin();
+	post_begin(conn);
 	ret = post_result(rpma_write_with_imm(conn->handle.object, OBJECT(dst), dst_offset,
 					      OBJECT(src), src_offset, length, flags, imm,
 					      CONTEXT(wr_id)));
+	post_end(conn);
 	handles_leave(&conn->handle, HANDLE(dst), HANDLE(src));
 	return ret;
 }
@@ -132,9 +149,10 @@ rpmapy_atomic_write(struct rpmapy_conn *conn, struct rpmapy_remote *dst, size_t 
 	int ret = handles_enter(&conn->handle, &dst->handle, NULL);
 	if (ret)
 		return ret;
-	call_begin();
+	post_begin(conn);
 	ret = post_result(rpma_atomic_write(conn->handle.object, dst->handle.object, dst_offset,
 					    src, flags, CONTEXT(wr_id)));
+	post_end(conn);
 	handles_leave(&conn->handle, &dst->handle, NULL);
 	return ret;
 }
@@ -148,9 +166,10 @@ rpmapy_flush(struct rpmapy_conn *conn, struct rpmapy_remote *dst, size_t dst_off
 	int ret = handles_enter(&conn->handle, &dst->handle, NULL);
 	if (ret)
 		return ret;
-	call_begin();
+	post_begin(conn);
 	ret = post_result(rpma_flush(conn->handle.object, dst->handle.object, dst_offset, length,
 				     (enum rpma_flush_type)type, flags, CONTEXT(wr_id)));
+	post_end(conn);
 	handles_leave(&conn->handle, &dst->handle, NULL);
 	return ret;
 }
@@ -165,9 +184,10 @@ rpmapy_send(struct rpmapy_conn *conn, struct rpmapy_local *src, size_t offset, s
 	int ret = handles_enter(&conn->handle, HANDLE(src), NULL);
 	if (ret)
 		return ret;
-	call_begin();
+	post_begin(conn);
 	ret = post_result(
 		rpma_send(conn->handle.object, OBJECT(src), offset, length, flags, CONTEXT(wr_id)));
+	post_end(conn);
 	handles_leave(&conn->handle, HANDLE(src), NULL);
 	return ret;
 }
@@ -182,9 +202,10 @@ rpmapy_send_with_imm(struct rpmapy_conn *conn, struct rpmapy_local *src, size_t 
 	int ret = handles_enter(&conn->handle, HANDLE(src), NULL);
 	if (ret)
 		return ret;
-	call_begin();
+	post_begin(conn);
 	ret = post_result(rpma_send_with_imm(conn->handle.object, OBJECT(src), offset, length,
 					     flags, imm, CONTEXT(wr_id)));
+	post_end(conn);
 	handles_leave(&conn->handle, HANDLE(src), NULL);
 	return ret;
 }
@@ -199,9 +220,10 @@ rpmapy_recv(struct rpmapy_conn *conn, struct rpmapy_local *dst, size_t offset, s
 	int ret = handles_enter(&conn->handle, HANDLE(dst), NULL);
 	if (ret)
 		return ret;
-	call_begin();
+	post_begin(conn);
 	ret = post_result(
 		rpma_recv(conn->handle.object, OBJECT(dst), offset, length, CONTEXT(wr_id)));
+	post_end(conn);
 	handles_leave(&conn->handle, HANDLE(dst), NULL);
 	return ret;
 }

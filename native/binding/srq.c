@@ -22,8 +22,10 @@ rpmapy_srq_new(struct rpmapy_peer *peer, struct rpmapy_srq_cfg *cfg, struct rpma
 	struct rpma_srq *object = NULL;
 	struct rpma_cq *rcq = NULL;
 	if (srq) {
+		handle_read(HANDLE(cfg));
 		call_begin();
 		ret = rpma_srq_new(peer->handle.object, cfg ? cfg->handle.object : NULL, &object);
+		handle_done(HANDLE(cfg));
 	} else {
 		ret = RPMA_E_NOMEM;
 	}

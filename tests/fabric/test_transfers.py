@@ -357,10 +357,10 @@ def test_a_batch_keeps_to_the_sizes_of_the_queues(
 def test_a_batch_waits_for_room_among_the_programs_own_requests(linked: Pair) -> None:
     post = linked.initiator
     for round_ in range(5):
+        linked.own[:] = pattern(SIZE, round_)
         for number in range(8):
             post.write(linked.remote, 0, linked.local, 0, 8, wr_id=number)
         post.write(linked.remote, 0, linked.local, 0, 8, flags=ALWAYS, wr_id=100 + round_)
-        linked.own[:] = pattern(SIZE, round_)
         post.write_batch(
             linked.remote,
             linked.local,
