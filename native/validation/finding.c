@@ -64,7 +64,7 @@ rpma_check_version(unsigned major_required, unsigned minor_required)
 		struct thread *thread = this_thread.id ? &this_thread : thread_init();
 		message_set(thread, "%s, and %u.%u is required", reason, major_required,
 			    minor_required);
-		log_write(1, "error", "rpma_check_version: %s", thread->message);
+		log_write(3, "error", "rpma_check_version: %s", thread->message);
 	}
 	return reason;
 }

@@ -64,10 +64,12 @@ class Argument:
 
     @property
     def is_object(self) -> bool:
+        """Whether it is one of librpma's."""
         return self.kind in OBJECTS
 
     @property
     def is_pointer_to_handle(self) -> bool:
+        """Whether the call may change the handle."""
         return bool(self.how & {"new", "found", "delete"})
 
     @property
@@ -77,10 +79,12 @@ class Argument:
 
     @property
     def object(self) -> str:
+        """The wrapper's variable with the object."""
         return f"{self.name}_object"
 
     @property
     def claim(self) -> str:
+        """What of the object the call has for its thread alone."""
         for how in ("uses", "reads", "waits"):
             if how in self.how:
                 return f"CLAIM_{how.upper()}"
@@ -104,6 +108,7 @@ class Argument:
         return self.declaration()
 
     def hook_value(self, after: bool) -> str:
+        """What the wrapper hands to the hook."""
         return self.object if self.is_checked or (after and self.is_object) else self.name
 
     def forwarded(self) -> str:
@@ -131,18 +136,20 @@ class Function:
         return self.result != "int "
 
     def declaration(self, name: str) -> str:
+        """The function, or a pointer to it, under another name."""
         declared = ", ".join(argument.declaration() for argument in self.arguments)
         return f"{self.result}{name}({declared})"
 
     def names(self) -> str:
+        """Its arguments, to hand on."""
         return ", ".join(argument.name for argument in self.arguments)
 
 
 def parse(table: str) -> Iterator[Function]:
     """Read the table."""
     line_pattern = re.compile(
-        r"(?P<level>[23]) (?P<kind>(?:asks |blocks |own )?)(?P<name>rpma_\w+)\((?P<arguments>[^)]*)\)"
-        r"(?P<hooks>(?: check| after| text)*)"
+        r"(?P<level>[23]) (?P<kind>(?:asks |blocks |own )?)(?P<name>rpma_\w+)"
+        r"\((?P<arguments>[^)]*)\)(?P<hooks>(?: check| after| text)*)"
     )
     for number, line in enumerate(table.splitlines(), 1):
         if not line or line.startswith("#"):
@@ -190,6 +197,7 @@ def header(functions: list[Function]) -> Iterator[str]:
 
 
 def hook_declaration(function: Function, hook: str) -> str:
+    """A hand-written check_NAME() or after_NAME()."""
     after = hook == "after"
     declared = ["struct call *call"]
     if after:
@@ -200,6 +208,7 @@ def hook_declaration(function: Function, hook: str) -> str:
 
 
 def hook_call(function: Function, hook: str) -> str:
+    """The wrapper's call of it."""
     after = hook == "after"
     given = ["&call"]
     if after:
@@ -328,9 +337,7 @@ def wrapper(function: Function) -> Iterator[str]:
         if "new" in argument.how:
             kind = f"KIND_{argument.kind.upper()}"
             yield f"\t\tif (!ret && {argument.name}) {{"
-            yield (
-                f"\t\t\t{argument.object} = object_new(&call, {kind}, {argument.name}_normal);"
-            )
+            yield (f"\t\t\t{argument.object} = object_new(&call, {kind}, {argument.name}_normal);")
             yield f"\t\t\t*{argument.name} = (void *){argument.object};"
             yield "\t\t}"
         elif "found" in argument.how:

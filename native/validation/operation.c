@@ -200,11 +200,11 @@ check_rpma_atomic_write(struct call *call, struct object *conn, struct object *d
 		return RPMA_E_INVAL;
 	}
 	if ((dst->remote.raddr + dst_offset) % RPMA_ATOMIC_WRITE_ALIGNMENT)
-		return finding(call, dst,
-			       "an atomic write at offset %zu of dst, mr_remote#%u, is not aligned "
-			       "to %d bytes: the region begins at 0x%llx on its node",
-			       dst_offset, dst->number, RPMA_ATOMIC_WRITE_ALIGNMENT,
-			       (unsigned long long)dst->remote.raddr);
+		warning(call, dst,
+			"an atomic write at offset %zu of dst, mr_remote#%u, is not aligned to %d "
+			"bytes, and may not be atomic: the region begins at 0x%llx on its node",
+			dst_offset, dst->number, RPMA_ATOMIC_WRITE_ALIGNMENT,
+			(unsigned long long)dst->remote.raddr);
 	return check_transfer(call, &(struct transfer){.conn = conn,
 						       .remote_name = "dst",
 						       .remote = dst,

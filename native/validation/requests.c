@@ -28,6 +28,7 @@ struct queue {
 };
 
 struct requests {
+	struct requests *next, **link; /* of all of this process: for who looks for leaks */
 	pthread_mutex_t lock;
 	struct queue_sizes sizes;
 	struct queue sq, rq;
@@ -35,6 +36,9 @@ struct requests {
 	uint32_t last_unsignalled; /* behind the last signalled one */
 	bool has_warned_sq, has_warned_rq, has_warned_cq, has_warned_unsignalled;
 };
+
+static struct requests *all;
+static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
 
 struct requests *
 requests_new(const struct queue_sizes *sizes)
@@ -44,6 +48,13 @@ requests_new(const struct queue_sizes *sizes)
 		return NULL; /* its queues are then not watched */
 	pthread_mutex_init(&requests->lock, NULL);
 	requests->sizes = *sizes;
+	pthread_mutex_lock(&all_lock);
+	requests->next = all;
+	requests->link = &all;
+	if (all)
+		all->link = &requests->next;
+	all = requests;
+	pthread_mutex_unlock(&all_lock);
 	return requests;
 }
 
@@ -52,6 +63,11 @@ requests_delete(struct requests *requests)
 {
 	if (!requests)
 		return;
+	pthread_mutex_lock(&all_lock);
+	*requests->link = requests->next;
+	if (requests->next)
+		requests->next->link = requests->link;
+	pthread_mutex_unlock(&all_lock);
 	pthread_mutex_destroy(&requests->lock);
 	free(requests->sq.requests);
 	free(requests->rq.requests);

@@ -29,7 +29,7 @@ app = typer.Typer(
 console = Console()
 errors = Console(stderr=True)
 
-WITHOUT_RPMA = ("doctor", "soft-path")
+WITHOUT_RPMA = ("debug-path", "doctor", "soft-path")
 """The commands that do without `import rpma`."""
 
 COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
@@ -88,6 +88,18 @@ def soft_path() -> None:
             f"{' or '.join(_fabric.SOFT_LIBRARIES)}. Install rpma again"
         )
     print(_fabric.SOFT_FOLDER)
+
+
+@app.command("debug-path")
+def debug_path() -> None:
+    """Print the folder of librpma's debug build: LD_LIBRARY_PATH=$(rpma debug-path) my_program."""
+    folder = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "debug")
+    if not os.path.exists(os.path.join(folder, "librpma.so.0")):
+        fail(
+            f"this rpma was installed without the debug build of librpma: {folder} lacks "
+            "librpma.so.0. Install rpma again"
+        )
+    print(folder)
 
 
 @app.command()
