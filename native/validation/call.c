@@ -223,9 +223,8 @@ call_line_end(struct call *call, struct line *line, int ret)
 void
 call_line_text(struct call *call, struct line *line, const char *ret)
 {
-	line_raw(line, ")");
-	line->has_arguments = false;
-	line_text(line, " ", ret);
+	line_raw(line, ") = ");
+	line_quoted(line, ret);
 	end_line(call, line);
 	errno = call->saved_errno;
 }

@@ -4,6 +4,7 @@
  * assertions, which end the program unless RPMA_DEBUG_ABORT=0.
  */
 #include "validation.h"
+#include "line.h"
 #include "wrapper.h"
 
 #include <execinfo.h>
@@ -39,16 +40,34 @@ message_set(struct thread *thread, const char *format, ...)
 	thread->unsaid = NULL;
 }
 
+static void
+trace_by_hand(uint64_t start, const char *call, const char *result)
+{
+	struct line line;
+	log_line_begin(&line, 3, "call ");
+	line_raw(&line, call);
+	if (result)
+		line_quoted(&line, result);
+	else
+		line_raw(&line, "NULL");
+	line_printf(&line, " <%llu ns>", (unsigned long long)(log_now() - start));
+	log_line_end(&line);
+}
+
 VISIBLE const char *
 rpma_errormsg(void)
 {
 	struct thread *thread = this_thread.id ? &this_thread : thread_init();
+	uint64_t start = log_level >= 3 ? log_now() : 0;
 	if (thread->unsaid) {
 		const struct function *function = thread->unsaid;
 		message_set(thread, "%s: %s", function->name,
 			    normal.rpma_err_2str(thread->unsaid_code));
 	}
-	return thread->message ? thread->message : "out of memory";
+	const char *message = thread->message ? thread->message : "out of memory";
+	if (log_level >= 3)
+		trace_by_hand(start, "rpma_errormsg() = ", message);
+	return message;
 }
 
 /* A static string each: what is returned stays as it is, whatever is called afterwards. */
@@ -56,15 +75,20 @@ VISIBLE const char *
 rpma_check_version(unsigned major_required, unsigned minor_required)
 {
 	const char *reason = NULL;
+	uint64_t start = log_level >= 3 ? log_now() : 0;
 	if (major_required != 1)
 		reason = "librpma major version mismatch: this library has API version 1.3";
 	else if (minor_required > 3)
 		reason = "librpma minor version mismatch: this library has API version 1.3";
-	if (reason) {
-		struct thread *thread = this_thread.id ? &this_thread : thread_init();
-		message_set(thread, "%s, and %u.%u is required", reason, major_required,
-			    minor_required);
-		log_write(3, "error", "rpma_check_version: %s", thread->message);
+	if (reason)
+		message_set(this_thread.id ? &this_thread : thread_init(),
+			    "%s, and %u.%u is required", reason, major_required, minor_required);
+	if (log_level >= 3) {
+		char call[128];
+		(void)snprintf(call, sizeof(call),
+			       "rpma_check_version(major_required=%u, minor_required=%u) = ",
+			       major_required, minor_required);
+		trace_by_hand(start, call, reason);
 	}
 	return reason;
 }

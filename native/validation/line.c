@@ -282,13 +282,8 @@ line_size(struct line *line, const char *name, size_t value)
 }
 
 void
-line_text(struct line *line, const char *name, const char *text)
+line_quoted(struct line *line, const char *text)
 {
-	if (!text) {
-		named(line, name, "NULL");
-		return;
-	}
-	name_of(line, name);
 	put(line, "\"", 1);
 	for (unsigned i = 0; text[i] && i < 255; i++) {
 		unsigned char byte = (unsigned char)text[i];
@@ -302,6 +297,17 @@ line_text(struct line *line, const char *name, const char *text)
 		put(line, escaped, strlen(escaped));
 	}
 	put(line, "\"", 1);
+}
+
+void
+line_text(struct line *line, const char *name, const char *text)
+{
+	if (!text) {
+		named(line, name, "NULL");
+		return;
+	}
+	name_of(line, name);
+	line_quoted(line, text);
 }
 
 void

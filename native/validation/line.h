@@ -17,6 +17,7 @@ struct line {
 void line_raw(struct line *line, const char *text);
 void line_printf(struct line *line, const char *format, ...) PRINTF(2, 3);
 void line_decimal(struct line *line, uint64_t value);
+void line_quoted(struct line *line, const char *text);
 
 /* Arguments of a traced call: "name=value". */
 void line_bool(struct line *line, const char *name, bool value);

@@ -65,6 +65,24 @@ def test_soft_path_fails_where_there_is_none(tmp_path: Path) -> None:
     assert "Install rpma again" in done.stderr
 
 
+def test_debug_path_prints_the_folder_and_nothing_else() -> None:
+    done = command("debug-path")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (Path(done.stdout.strip()) / "librpma.so.0").is_file()
+
+
+def test_trace_reads_a_log_and_adds_nothing_to_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    debug = {"LD_LIBRARY_PATH": command("debug-path").stdout.strip(), "RPMA_LOG_LEVEL": "3"}
+    debug["RPMA_LOG_FILE"] = str(log)
+    assert command("version", **debug).returncode == 0
+    written = log.read_bytes()
+    done = command("trace", str(log), **debug)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "rpma_check_version" in done.stdout
+    assert log.read_bytes() == written
+
+
 @pytest.mark.parametrize("fabric", ["rdma", pytest.param("soft", marks=needs_soft)])
 def test_info_tells_what_runs_on_what(fabric: str) -> None:
     done = command("info", "--json", RPMA_FABRIC=fabric)

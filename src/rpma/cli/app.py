@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The commands and their options; what they do is in modules of their own.
 
-Those are imported by the commands that need them: `doctor` and `soft-path` work where librpma is
-missing, and `import rpma` fails.
+Those are imported by the commands that need them: some work where librpma is missing, and
+`import rpma` fails.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rich.text import Text
 
 from rpma import _fabric
 from rpma.cli.machine import Machine
+from rpma.cli.trace import trace
 
 app = typer.Typer(
     help="Remote (persistent) memory access over RDMA.",
@@ -29,7 +30,7 @@ app = typer.Typer(
 console = Console()
 errors = Console(stderr=True)
 
-WITHOUT_RPMA = ("debug-path", "doctor", "soft-path")
+WITHOUT_RPMA = ("debug-path", "doctor", "soft-path", "trace")
 """The commands that do without `import rpma`."""
 
 COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
@@ -152,6 +153,9 @@ def demo(
     console.print(demonstration.table(story))
     if not story.matches:
         raise typer.Exit(1)
+
+
+app.command()(trace)
 
 
 def this_machine() -> Machine:
