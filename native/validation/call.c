@@ -176,18 +176,20 @@ void
 call_enter(struct call *call, const char *name, const struct object *object)
 {
 	struct line line;
-	log_line_begin(&line, 4, "enter ");
+	(void)log_line_begin(&line, 4, "enter ");
 	line_raw(&line, call->function->name);
 	line_raw(&line, "(");
-	line_object(&line, name, object, object);
+	line_raw(&line, name);
+	line_raw(&line, "=");
+	line_object(&line, object, object);
 	line_raw(&line, ")");
-	log_line_end(&line);
+	log_line_out(&line);
 }
 
 void
 call_line_begin(struct call *call, struct line *line)
 {
-	log_line_begin(line, call->function->level, "call ");
+	call->end = log_line_begin(line, call->function->level, "call ");
 	line_raw(line, call->function->name);
 	line_raw(line, "(");
 }
@@ -197,9 +199,9 @@ end_line(struct call *call, struct line *line)
 {
 	if (call->is_traced) {
 		line_raw(line, " <");
-		line_decimal(line, log_now() - call->start);
+		line_decimal(line, call->end - call->start);
 		line_raw(line, " ns>");
-		log_line_end(line);
+		log_line_out(line);
 	}
 }
 

@@ -44,14 +44,14 @@ static void
 trace_by_hand(uint64_t start, const char *call, const char *result)
 {
 	struct line line;
-	log_line_begin(&line, 3, "call ");
+	(void)log_line_begin(&line, 3, "call ");
 	line_raw(&line, call);
 	if (result)
 		line_quoted(&line, result);
 	else
 		line_raw(&line, "NULL");
 	line_printf(&line, " <%llu ns>", (unsigned long long)(log_now() - start));
-	log_line_end(&line);
+	log_line_out(&line);
 }
 
 VISIBLE const char *

@@ -34,7 +34,7 @@ SCALARS = {
     "const_memory": ("const void *", "pointer"),
     "context": ("const void *", "pointer"),
     "context_type": ("enum rpma_util_ibv_context_type ", "context_type"),
-    "device": ("struct ibv_context *", "device"),
+    "device": ("struct ibv_context *", "pointer"),
     "event": ("enum rpma_conn_event ", "event"),
     "flush": ("enum rpma_flush_type ", "flush_type"),
     "int": ("int ", "int"),
@@ -43,10 +43,10 @@ SCALARS = {
     "log_threshold": ("enum rpma_log_threshold ", "int"),
     "memory": ("void *", "pointer"),
     "private_data": ("const struct rpma_conn_private_data *", "private_data"),
-    "private_data_out": ("struct rpma_conn_private_data ", "private_data_out"),
+    "private_data_out": ("struct rpma_conn_private_data ", "private_data"),
     "size": ("size_t ", "size"),
     "text": ("const char *", "text"),
-    "uint32": ("uint32_t ", "uint32"),
+    "uint32": ("uint32_t ", "size"),
     "usage": ("int ", "usage"),
     "value8": ("const char *", "value8"),
 }
@@ -235,24 +235,22 @@ def wrappers(functions: list[Function]) -> Iterator[str]:
         yield from plain_wrapper(function) if function.is_plain else wrapper(function)
 
 
-def line_of(argument: Argument, name: str) -> Iterator[str]:
+def line_of(argument: Argument, is_first: bool) -> Iterator[str]:
     """The statements that trace an argument."""
+    name = argument.name
+    yield f'\t\tline_name(&line, "{"" if is_first else ", "}{name}=");'
     if argument.is_object:
-        if argument.is_pointer_to_handle:
-            yield f'\t\tline_objectp(&line, "{name}", {name}, {argument.object});'
-        else:
-            yield f'\t\tline_object(&line, "{name}", {name}, {argument.object});'
+        how = "objectp" if argument.is_pointer_to_handle else "object"
+        yield f"\t\tline_{how}(&line, {name}, {argument.object});"
     elif "out" in argument.how:
         how = SCALARS[argument.kind][1]
+        star = "" if argument.kind == "private_data_out" else "*"
         yield f"\t\tif ({name} && !ret)"
-        if how == "private_data_out":
-            yield f'\t\t\tline_private_data(&line, "{name}", {name});'
-        else:
-            yield f'\t\t\tline_{how}(&line, "{name}", *{name});'
+        yield f"\t\t\tline_{how}(&line, {star}{name});"
         yield "\t\telse"
-        yield f'\t\t\tline_pointer(&line, "{name}", {name});'
+        yield f"\t\t\tline_pointer(&line, {name});"
     else:
-        yield f'\t\tline_{SCALARS[argument.kind][1]}(&line, "{name}", {name});'
+        yield f"\t\tline_{SCALARS[argument.kind][1]}(&line, {name});"
 
 
 def plain_wrapper(function: Function) -> Iterator[str]:
@@ -271,7 +269,7 @@ def plain_wrapper(function: Function) -> Iterator[str]:
     yield "\tif (call_is_traced(&call)) {"
     yield "\t\tstruct line line;"
     yield "\t\tcall_line_begin(&call, &line);"
-    yield f'\t\tline_{SCALARS[argument.kind][1]}(&line, "{argument.name}", {argument.name});'
+    yield from line_of(argument, True)
     yield "\t\tcall_line_text(&call, &line, text);"
     yield "\t}"
     yield "\tcall_leave(&call);"
@@ -362,7 +360,7 @@ def wrapper(function: Function) -> Iterator[str]:
     yield "\t\tstruct line line;"
     yield "\t\tcall_line_begin(&call, &line);"
     for argument in arguments:
-        yield from line_of(argument, argument.name)
+        yield from line_of(argument, argument is arguments[0])
     yield "\t\tcall_line_end(&call, &line, ret);"
     yield "\t}"
     yield "\tcall_leave(&call);"

@@ -10,8 +10,8 @@
 /* What a line that has become too long ends with; room for it, the result and the end is kept. */
 #define RESERVED 128
 
-static void
-put(struct line *line, const char *text, size_t length)
+void
+line_put(struct line *line, const char *text, size_t length)
 {
 	size_t room = line->length < LINE_SIZE - RESERVED ? LINE_SIZE - RESERVED - line->length : 0;
 	if (length > room)
@@ -52,7 +52,7 @@ line_decimal(struct line *line, uint64_t value)
 		digits[--first] = (char)('0' + value % 10);
 		value /= 10;
 	} while (value);
-	put(line, digits + first, sizeof(digits) - first);
+	line_put(line, digits + first, sizeof(digits) - first);
 }
 
 static void
@@ -66,31 +66,20 @@ hexadecimal(struct line *line, uint64_t value)
 	} while (value);
 	digits[--first] = 'x';
 	digits[--first] = '0';
-	put(line, digits + first, sizeof(digits) - first);
+	line_put(line, digits + first, sizeof(digits) - first);
 }
 
 static void
-name_of(struct line *line, const char *name)
+put_text(struct line *line, const char *text)
 {
-	if (line->has_arguments)
-		put(line, ", ", 2);
-	line->has_arguments = true;
-	put(line, name, strlen(name));
-	put(line, "=", 1);
-}
-
-static void
-named(struct line *line, const char *name, const char *text)
-{
-	name_of(line, name);
-	put(line, text, strlen(text));
+	line_put(line, text, strlen(text));
 }
 
 static void
 integer(struct line *line, int64_t value)
 {
 	if (value < 0)
-		put(line, "-", 1);
+		line_put(line, "-", 1);
 	line_decimal(line, value < 0 ? 0 - (uint64_t)value : (uint64_t)value);
 }
 
@@ -100,25 +89,25 @@ bits(struct line *line, int value, const char *const *names, int count)
 {
 	const char *separator = "";
 	if (!value)
-		put(line, "0", 1);
+		line_put(line, "0", 1);
 	for (int i = 0; i < count; i++) {
 		if (value & 1 << i) {
-			put(line, separator, strlen(separator));
-			put(line, names[i], strlen(names[i]));
+			put_text(line, separator);
+			put_text(line, names[i]);
 			value &= ~(1 << i);
 			separator = "|";
 		}
 	}
 	if (value) {
-		put(line, separator, strlen(separator));
+		put_text(line, separator);
 		hexadecimal(line, (uint32_t)value);
 	}
 }
 
 void
-line_bool(struct line *line, const char *name, bool value)
+line_bool(struct line *line, bool value)
 {
-	named(line, name, value ? "true" : "false");
+	put_text(line, value ? "true" : "false");
 }
 
 const char *
@@ -151,140 +140,128 @@ code_name(int code)
 }
 
 void
-line_code(struct line *line, const char *name, int value)
+line_code(struct line *line, int value)
 {
 	const char *known = code_name(value);
-	name_of(line, name);
 	if (known)
-		put(line, known, strlen(known));
+		put_text(line, known);
 	else
 		integer(line, value);
 }
 
 void
-line_completion(struct line *line, const char *name, int flags)
+line_completion(struct line *line, int flags)
 {
 	if (flags == RPMA_F_COMPLETION_ALWAYS)
-		named(line, name, "ALWAYS");
+		put_text(line, "ALWAYS");
 	else if (flags == RPMA_F_COMPLETION_ON_ERROR)
-		named(line, name, "ON_ERROR");
+		put_text(line, "ON_ERROR");
 	else
-		line_int(line, name, flags);
+		line_int(line, flags);
 }
 
 void
-line_context_type(struct line *line, const char *name, enum rpma_util_ibv_context_type type)
+line_context_type(struct line *line, enum rpma_util_ibv_context_type type)
 {
 	if (type == RPMA_UTIL_IBV_CONTEXT_LOCAL)
-		named(line, name, "LOCAL");
+		put_text(line, "LOCAL");
 	else if (type == RPMA_UTIL_IBV_CONTEXT_REMOTE)
-		named(line, name, "REMOTE");
+		put_text(line, "REMOTE");
 	else
-		line_int(line, name, (int)type);
+		line_int(line, (int)type);
 }
 
 void
-line_device(struct line *line, const char *name, const struct ibv_context *context)
-{
-	line_pointer(line, name, context);
-}
-
-void
-line_event(struct line *line, const char *name, enum rpma_conn_event event)
+line_event(struct line *line, enum rpma_conn_event event)
 {
 	static const char *const names[] = {"UNDEFINED", "ESTABLISHED", "CLOSED",
 					    "LOST",      "REJECTED",    "UNREACHABLE"};
 	if (event >= RPMA_CONN_UNDEFINED && event <= RPMA_CONN_UNREACHABLE)
-		named(line, name, names[event - RPMA_CONN_UNDEFINED]);
+		put_text(line, names[event - RPMA_CONN_UNDEFINED]);
 	else
-		line_int(line, name, (int)event);
+		line_int(line, (int)event);
 }
 
 void
-line_flush_type(struct line *line, const char *name, enum rpma_flush_type type)
+line_flush_type(struct line *line, enum rpma_flush_type type)
 {
 	if (type == RPMA_FLUSH_TYPE_PERSISTENT)
-		named(line, name, "PERSISTENT");
+		put_text(line, "PERSISTENT");
 	else if (type == RPMA_FLUSH_TYPE_VISIBILITY)
-		named(line, name, "VISIBILITY");
+		put_text(line, "VISIBILITY");
 	else
-		line_int(line, name, (int)type);
+		line_int(line, (int)type);
 }
 
 void
-line_function(struct line *line, const char *name, rpma_log_function *function)
+line_function(struct line *line, rpma_log_function *function)
 {
-	line_pointer(line, name, (const void *)(uintptr_t)function);
+	line_pointer(line, (const void *)(uintptr_t)function);
 }
 
 void
-line_int(struct line *line, const char *name, int value)
+line_int(struct line *line, int value)
 {
-	name_of(line, name);
 	integer(line, value);
 }
 
 void
-line_object(struct line *line, const char *name, const void *handle, const struct object *object)
+line_object(struct line *line, const void *handle, const struct object *object)
 {
 	if (!object) {
-		line_pointer(line, name, handle);
+		line_pointer(line, handle);
 		return;
 	}
 	const char *kind = kind_names[atomic_load(&object->state) >> 2];
-	name_of(line, name);
-	put(line, kind, strlen(kind));
-	put(line, "#", 1);
+	put_text(line, kind);
+	line_put(line, "#", 1);
 	line_decimal(line, object->number);
 }
 
 /* A pointer to a handle: the object, or else what the pointer is. */
 void
-line_objectp(struct line *line, const char *name, const void *handle, const struct object *object)
+line_objectp(struct line *line, const void *handle, const struct object *object)
 {
 	if (handle && !object)
-		named(line, name, "(NULL)");
+		put_text(line, "(NULL)");
 	else
-		line_object(line, name, handle, object);
+		line_object(line, handle, object);
 }
 
 void
-line_pointer(struct line *line, const char *name, const void *pointer)
+line_pointer(struct line *line, const void *pointer)
 {
 	if (!pointer) {
-		named(line, name, "NULL");
+		put_text(line, "NULL");
 		return;
 	}
-	name_of(line, name);
 	hexadecimal(line, (uintptr_t)pointer);
 }
 
 void
-line_private_data(struct line *line, const char *name, const struct rpma_conn_private_data *data)
+line_private_data(struct line *line, const struct rpma_conn_private_data *data)
 {
 	if (!data) {
-		named(line, name, "NULL");
+		put_text(line, "NULL");
 		return;
 	}
-	name_of(line, name);
-	put(line, "(", 1);
-	line->has_arguments = false;
-	line_pointer(line, "ptr", data->ptr);
-	line_uint32(line, "len", data->len);
-	put(line, ")", 1);
+	line_name(line, "(ptr=");
+	line_pointer(line, data->ptr);
+	line_name(line, ", len=");
+	line_decimal(line, data->len);
+	line_name(line, ")");
 }
 
 void
-line_size(struct line *line, const char *name, size_t value)
+line_size(struct line *line, size_t value)
 {
-	name_of(line, name);
 	line_decimal(line, value);
 }
 
 void
 line_quoted(struct line *line, const char *text)
 {
-	put(line, "\"", 1);
+	line_put(line, "\"", 1);
 	for (unsigned i = 0; text[i] && i < 255; i++) {
 		unsigned char byte = (unsigned char)text[i];
 		char escaped[5];
@@ -294,30 +271,23 @@ line_quoted(struct line *line, const char *text)
 			(void)snprintf(escaped, sizeof(escaped), "\\x%02x", byte);
 		else
 			(void)snprintf(escaped, sizeof(escaped), "%c", byte);
-		put(line, escaped, strlen(escaped));
+		put_text(line, escaped);
 	}
-	put(line, "\"", 1);
+	line_put(line, "\"", 1);
 }
 
 void
-line_text(struct line *line, const char *name, const char *text)
+line_text(struct line *line, const char *text)
 {
 	if (!text) {
-		named(line, name, "NULL");
+		put_text(line, "NULL");
 		return;
 	}
-	name_of(line, name);
 	line_quoted(line, text);
 }
 
 void
-line_uint32(struct line *line, const char *name, uint32_t value)
-{
-	line_size(line, name, value);
-}
-
-void
-line_usage(struct line *line, const char *name, int usage)
+line_usage(struct line *line, int usage)
 {
 	static const char *const names[] = {"READ_SRC",
 					    "READ_DST",
@@ -327,19 +297,17 @@ line_usage(struct line *line, const char *name, int usage)
 					    "FLUSH_TYPE_PERSISTENT",
 					    "SEND",
 					    "RECV"};
-	name_of(line, name);
 	bits(line, usage, names, 8);
 }
 
 void
-line_value8(struct line *line, const char *name, const char *value)
+line_value8(struct line *line, const char *value)
 {
 	if (!value) {
-		named(line, name, "NULL");
+		put_text(line, "NULL");
 		return;
 	}
 	uint64_t bytes;
 	memcpy(&bytes, value, sizeof(bytes));
-	name_of(line, name);
 	hexadecimal(line, bytes);
 }

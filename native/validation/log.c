@@ -105,9 +105,8 @@ log_init(void)
 }
 
 static void
-put_time(struct line *line)
+put_time(struct line *line, uint64_t time)
 {
-	uint64_t time = epoch + log_now();
 	uint64_t second = time / NANOSECONDS;
 	if (second != line_second) {
 		time_t seconds = (time_t)second;
@@ -124,13 +123,13 @@ put_time(struct line *line)
 	line->length = 30;
 }
 
-void
+uint64_t
 log_line_begin(struct line *line, int level, const char *kind)
 {
+	uint64_t now = log_now();
 	struct thread *thread = this_thread.id ? &this_thread : thread_init();
 	char start[] = {' ', (char)('0' + level), ' ', '\0'};
-	line->has_arguments = false;
-	put_time(line);
+	put_time(line, epoch + now);
 	line_raw(line, " [");
 	line_raw(line, process);
 	line_raw(line, "/");
@@ -138,6 +137,7 @@ log_line_begin(struct line *line, int level, const char *kind)
 	line_raw(line, "]");
 	line_raw(line, start);
 	line_raw(line, kind);
+	return now;
 }
 
 static void
@@ -149,15 +149,10 @@ write_all(int fd, const char *text, size_t length)
 	} while (written < 0 && errno == EINTR);
 }
 
-/* One line whatever it says. */
 void
-log_line_end(struct line *line)
+log_line_out(struct line *line)
 {
 	int saved_errno = errno;
-	for (unsigned i = 0; i < line->length; i++) {
-		if (line->text[i] == '\n' || line->text[i] == '\r')
-			line->text[i] = ' ';
-	}
 	if (line->length > LINE_SIZE - 1)
 		line->length = LINE_SIZE - 1;
 	line->text[line->length++] = '\n';
@@ -170,7 +165,9 @@ format_line(struct line *line, int level, const char *kind, const char *format, 
 {
 	char text[MESSAGE_SIZE + 256];
 	(void)vsnprintf(text, sizeof(text), format, arguments);
-	log_line_begin(line, level, kind);
+	for (char *end = text; (end = strpbrk(end, "\r\n"));)
+		*end = ' '; /* one line whatever it says */
+	(void)log_line_begin(line, level, kind);
 	line_raw(line, " ");
 	line_raw(line, text);
 }
@@ -185,7 +182,7 @@ log_write(int level, const char *kind, const char *format, ...)
 	va_start(arguments, format);
 	format_line(&line, level, kind, format, arguments);
 	va_end(arguments);
-	log_line_end(&line);
+	log_line_out(&line);
 }
 
 void
@@ -197,7 +194,7 @@ log_loudly(int level, const char *kind, const char *format, ...)
 	format_line(&line, level, kind, format, arguments);
 	va_end(arguments);
 	if (log_level >= level)
-		log_line_end(&line);
+		log_line_out(&line);
 	if (log_level < level || log_fd != STDERR_FILENO) {
 		va_start(arguments, format);
 		(void)fprintf(stderr, "librpma: %s%s", strcmp(kind, "where") ? kind : "  ",

@@ -51,10 +51,9 @@ static const char *
 usage_text(struct line *line, int usage)
 {
 	line->length = 0;
-	line->has_arguments = false;
-	line_usage(line, "usage", usage);
+	line_usage(line, usage);
 	line->text[line->length] = '\0';
-	return line->text + strlen("usage=");
+	return line->text;
 }
 
 static int COLD

@@ -163,7 +163,7 @@ struct call {
 		enum claim claim;
 	} claimed[CALL_OBJECTS];
 	struct object *about[CALL_OBJECTS]; /* what a finding is about */
-	uint64_t start;                     /* ns, of a traced call */
+	uint64_t start, end;                /* ns, of a traced call */
 	uint32_t posted;                    /* requests.c: the request that the call posts */
 	char hint[MESSAGE_SIZE / 2];        /* why the normal library will refuse, if it does */
 };
@@ -214,8 +214,9 @@ extern int log_level;
 
 int log_init(void);
 uint64_t log_now(void);
-void log_line_begin(struct line *line, int level, const char *kind);
-void log_line_end(struct line *line);
+/* The time that the line has; log_now()'s. */
+uint64_t log_line_begin(struct line *line, int level, const char *kind);
+void log_line_out(struct line *line);
 void log_write(int level, const char *kind, const char *format, ...) COLD PRINTF(3, 4);
 /* The same on stderr as well, where the log does not go there. */
 void log_loudly(int level, const char *kind, const char *format, ...) COLD PRINTF(3, 4);
