@@ -15,10 +15,18 @@ __thread struct thread this_thread;
 static pthread_key_t message_key;
 static pthread_once_t message_once = PTHREAD_ONCE_INIT;
 
+/* Other destructors of the thread may still call librpma. */
+static void
+end_thread(void *message)
+{
+	free(message);
+	this_thread = (struct thread){0};
+}
+
 static void
 make_key(void)
 {
-	(void)pthread_key_create(&message_key, free);
+	(void)pthread_key_create(&message_key, end_thread);
 }
 
 /* The first call of a thread, or of a forked child. */
@@ -99,6 +107,14 @@ call_deletes(struct call *call, const char *name, void *const *handle, enum kind
 		uint64_t waiter = atomic_load(&object->waiter);
 		if (waiter)
 			call_conflict(call, name, object, CLAIM_WAITS);
+	}
+	for (unsigned i = 0; object && i < 2; i++) {
+		struct object *cq = object->found[i];
+		if (cq && cq->owner == object && !call->refusal && atomic_load(&cq->user))
+			call->refusal = finding(call, object,
+						"%s, %s#%u, is deleted while another thread is in "
+						"a call with its cq#%u",
+						name, kind_names[kind], object->number, cq->number);
 	}
 	return object;
 }

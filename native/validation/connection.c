@@ -132,7 +132,7 @@ after_rpma_srq_new(struct call *call, int ret, struct object *peer, struct objec
 		(void)normal.rpma_srq_cfg_delete(&defaults);
 	srq->srq.requests = requests_new(&sizes);
 	if (!normal.rpma_srq_get_rcq(srq->normal, &rcq) && rcq)
-		object_find(call, srq, KIND_CQ, rcq)->is_rcq = true;
+		(void)object_find(call, srq, KIND_CQ, rcq);
 }
 
 int

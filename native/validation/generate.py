@@ -350,6 +350,9 @@ def wrapper(function: Function) -> Iterator[str]:
     if "after" in function.flags:
         yield f"\t\t{hook_call(function, 'after')};"
     for argument in arguments:
+        if "new" in argument.how:
+            yield f"\t\tif ({argument.object})"
+            yield f"\t\t\tobject_publish({argument.object});"
         if "delete" in argument.how:
             yield f"\t\tif ({argument.name} && !{argument.name}_normal)"
             yield f"\t\t\t*{argument.name} = NULL;"

@@ -152,6 +152,7 @@ int
 check_rpma_mr_dereg(struct call *call, struct object *mr)
 {
 	static const enum kind owners[] = {KIND_CONN, KIND_CONN_REQ, KIND_SRQ};
+	objects_lock();
 	for (unsigned i = 0; mr && i < sizeof(owners) / sizeof(*owners); i++) {
 		struct object *owner = NULL;
 		while ((owner = object_next(owners[i], owner))) {
@@ -165,6 +166,7 @@ check_rpma_mr_dereg(struct call *call, struct object *mr)
 					count == 1 ? "has" : "have");
 		}
 	}
+	objects_unlock();
 	return 0;
 }
 

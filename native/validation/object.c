@@ -132,8 +132,15 @@ object_new(struct call *call, enum kind kind, void *normal)
 	object->normal = normal;
 	object->generation = generation;
 	place_take(&object->made, (enum function_id)(call->function - functions));
-	atomic_store_explicit(&object->state, STATE(kind, LIVES), memory_order_release);
+	atomic_store_explicit(&object->state, STATE(kind, IN_MAKING), memory_order_relaxed);
 	return object;
+}
+
+void
+object_publish(struct object *object)
+{
+	uint32_t kind = atomic_load_explicit(&object->state, memory_order_relaxed) >> 2;
+	atomic_store_explicit(&object->state, STATE(kind, LIVES), memory_order_release);
 }
 
 /* An object that belongs to another one, and has no function that makes or deletes it. */
@@ -157,7 +164,8 @@ object_find(struct call *call, struct object *owner, enum kind kind, void *norma
 	object->peer = owner->peer;
 	object->made = owner->made;
 	object->is_rcq = call->function == &functions[FUNCTION_rpma_conn_get_rcq] ||
-			 call->function == &functions[FUNCTION_rpma_srq_get_rcq];
+			 atomic_load(&owner->state) >> 2 == KIND_SRQ;
+	object_publish(object);
 	owner->found[owner->found[0] ? 1 : 0] = object;
 	return object;
 }
@@ -195,13 +203,22 @@ object_is_live(const struct object *object)
 	return (atomic_load(&object->state) & 3) == LIVES;
 }
 
+void
+objects_lock(void)
+{
+	pthread_mutex_lock(&lock);
+}
+
+void
+objects_unlock(void)
+{
+	pthread_mutex_unlock(&lock);
+}
+
 struct object *
 object_next(enum kind kind, const struct object *after)
 {
-	pthread_mutex_lock(&lock);
-	size_t count = used;
-	pthread_mutex_unlock(&lock);
-	for (size_t i = after ? (size_t)(after - slot(0)) + 1 : 0; i < count; i++) {
+	for (size_t i = after ? (size_t)(after - slot(0)) + 1 : 0; i < used; i++) {
 		struct object *object = slot(i);
 		if (atomic_load(&object->state) == STATE(kind, LIVES) &&
 		    object->generation == generation)
@@ -214,20 +231,24 @@ object_next(enum kind kind, const struct object *after)
 struct object *
 object_depending_on(const struct object *object)
 {
-	for (enum kind kind = KIND_NONE + 1; kind < KIND_CQ; kind++) {
+	struct object *found = NULL;
+	objects_lock();
+	for (enum kind kind = KIND_NONE + 1; kind < KIND_CQ && !found; kind++) {
 		struct object *other = NULL;
-		while ((other = object_next(kind, other))) {
+		while (!found && (other = object_next(kind, other))) {
 			bool has_srq = kind == KIND_CONN || kind == KIND_CONN_REQ;
 			if (other->peer == object || (has_srq && other->conn.srq == object))
-				return other;
+				found = other;
 		}
 	}
-	return NULL;
+	objects_unlock();
+	return found;
 }
 
 void
 objects_report_leaks(void)
 {
+	objects_lock();
 	for (enum kind kind = KIND_NONE + 1; kind < KIND_CQ; kind++) {
 		struct object *object = NULL;
 		while ((object = object_next(kind, object))) {
@@ -237,4 +258,5 @@ objects_report_leaks(void)
 			finding_about(NULL, object);
 		}
 	}
+	objects_unlock();
 }

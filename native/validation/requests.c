@@ -38,7 +38,6 @@ struct requests {
 };
 
 static struct requests *all;
-static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
 
 struct requests *
 requests_new(const struct queue_sizes *sizes)
@@ -48,13 +47,13 @@ requests_new(const struct queue_sizes *sizes)
 		return NULL; /* its queues are then not watched */
 	pthread_mutex_init(&requests->lock, NULL);
 	requests->sizes = *sizes;
-	pthread_mutex_lock(&all_lock);
+	objects_lock();
 	requests->next = all;
 	requests->link = &all;
 	if (all)
 		all->link = &requests->next;
 	all = requests;
-	pthread_mutex_unlock(&all_lock);
+	objects_unlock();
 	return requests;
 }
 
@@ -63,11 +62,9 @@ requests_delete(struct requests *requests)
 {
 	if (!requests)
 		return;
-	pthread_mutex_lock(&all_lock);
 	*requests->link = requests->next;
 	if (requests->next)
 		requests->next->link = requests->link;
-	pthread_mutex_unlock(&all_lock);
 	pthread_mutex_destroy(&requests->lock);
 	free(requests->sq.requests);
 	free(requests->rq.requests);

@@ -51,7 +51,7 @@ enum kind {
 	KINDS
 };
 
-enum life { NEVER_LIVED, LIVES, ENDED };
+enum life { NEVER_LIVED, LIVES, ENDED, IN_MAKING };
 
 #define STATE(kind, life) ((uint32_t)(kind) << 2 | (uint32_t)(life))
 
@@ -122,14 +122,19 @@ extern const char *const kind_names[KINDS];
 const char *kind_ends(enum kind kind);
 
 int objects_init(void);
+/* Nobody finds it before it is published, with all that is known of it. */
 struct object *object_new(struct call *call, enum kind kind, void *normal);
+void object_publish(struct object *object);
 struct object *object_find(struct call *call, struct object *owner, enum kind kind, void *normal);
 void object_ended(struct call *call, struct object *object, bool has_ended);
 bool object_is_live(const struct object *object);
 struct requests **object_requests(struct object *object);
 struct object *object_depending_on(const struct object *object);
-/* The next object of the kind that lives, after one, or the first. */
+/* The next object of the kind that lives, after one, or the first; with the lock, under which no
+ * slot is taken again. */
 struct object *object_next(enum kind kind, const struct object *after);
+void objects_lock(void);
+void objects_unlock(void);
 void objects_report_leaks(void);
 
 /* ---- calls: call.c ---- */
@@ -259,6 +264,7 @@ struct posting {
 };
 
 struct requests *requests_new(const struct queue_sizes *sizes);
+/* With objects_lock(). */
 void requests_delete(struct requests *requests);
 /* Before a request is posted, and when that has failed. owner: a conn, a conn_req or an srq. */
 void requests_post(struct call *call, struct object *owner, const struct posting *posting);

@@ -135,6 +135,7 @@ MISTAKES: dict[str, Assertion | Error | Warned] = {
     "endpoint_in_two_threads": Assertion("ep, ep#1, is used by two threads at once: thread"),
     "configuration_in_two_threads": Assertion("cfg, conn_cfg#1, is used by two threads at once"),
     "deleted_in_use": Assertion("conn_ptr, conn#1, is used by two threads at once: thread"),
+    "deleted_with_cq_in_use": Assertion("is deleted while another thread is in a call with its cq"),
 }
 
 #: Where the device decides: not on every fabric.

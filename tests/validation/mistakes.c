@@ -672,6 +672,24 @@ deleted_in_use(void)
 	return rpma_conn_delete(&pair.conn);
 }
 
+static void *
+cq_wait_in_thread(void *unused)
+{
+	sem_post(&is_inside);
+	(void)rpma_cq_wait(pair.cq);
+	return unused;
+}
+
+static int
+deleted_with_cq_in_use(void)
+{
+	pair_new(&pair);
+	start(cq_wait_in_thread);
+	sem_wait(&is_inside);
+	usleep(100 * 1000);
+	return rpma_conn_delete(&pair.conn);
+}
+
 static const struct mistake {
 	const char *name;
 	int (*make)(void);
@@ -742,6 +760,7 @@ static const struct mistake {
 	MISTAKE(endpoint_in_two_threads),
 	MISTAKE(configuration_in_two_threads),
 	MISTAKE(deleted_in_use),
+	MISTAKE(deleted_with_cq_in_use),
 };
 
 int
