@@ -95,7 +95,7 @@ post_request(struct rpmapy_conn *conn, struct operation *op, size_t request, boo
  * full: the program's own requests leave no room; one of ours will make some.
  */
 static int
-post_more(struct rpmapy_conn *conn, struct operation *op, bool *full)
+post_while_room(struct rpmapy_conn *conn, struct operation *op, bool *full)
 {
 	*full = false;
 	size_t limit = window(conn);
@@ -108,9 +108,7 @@ post_more(struct rpmapy_conn *conn, struct operation *op, bool *full)
 		op->posted++;
 		if (may_be_full)
 			log_quiet_begin();
-		handle_use(&conn->handle);
 		int ret = post_result(post_request(conn, op, request, signalled));
-		handle_done(&conn->handle);
 		if (may_be_full)
 			log_quiet_end();
 		if (ret) {
@@ -122,6 +120,15 @@ post_more(struct rpmapy_conn *conn, struct operation *op, bool *full)
 			op->signalled = request + 1;
 	}
 	return 0;
+}
+
+static int
+post_more(struct rpmapy_conn *conn, struct operation *op, bool *full)
+{
+	handle_use(&conn->handle);
+	int ret = post_while_room(conn, op, full);
+	handle_done(&conn->handle);
+	return ret;
 }
 
 static int

@@ -32,7 +32,7 @@ HERE = Path(__file__).resolve().parent
 #: Seconds from the start of QEMU until the guest must be ready for its command.
 BOOT_LIMIT = 180.0
 #: Seconds from the start of QEMU until the command must have ended.
-RUN_LIMIT = 2400.0
+RUN_LIMIT = 3000.0
 #: How many bytes of a log an error carries.
 LOG_TAIL = 6000
 
