@@ -44,7 +44,8 @@ drain(void)
 {
 	struct ibv_wc wc;
 	int ret;
-	must(rpma_write(pair.conn, pair.remote, 0, pair.local, 0, 8, RPMA_F_COMPLETION_ALWAYS, NULL));
+	must(rpma_write(pair.conn, pair.remote, 0, pair.local, 0, 8, RPMA_F_COMPLETION_ALWAYS,
+			NULL));
 	while ((ret = rpma_cq_get_wc(pair.cq, 1, &wc, NULL)) == RPMA_E_NO_COMPLETION)
 		;
 	must(ret);

@@ -25,7 +25,11 @@ log_start(void)
 		  command);
 }
 
-static void __attribute__((constructor)) load(void)
+static void load(void) __attribute__((constructor));
+static void unload(void) __attribute__((destructor));
+
+static void
+load(void)
 {
 	normal_load();
 	if (log_init() || objects_init() || librpma_log_init()) {
@@ -37,7 +41,8 @@ static void __attribute__((constructor)) load(void)
 		log_start();
 }
 
-static void __attribute__((destructor)) unload(void)
+static void
+unload(void)
 {
 	if (log_level >= 1)
 		objects_report_leaks();

@@ -149,7 +149,10 @@ try_linker_folders(const char *self_path, void **handle)
 	return found;
 }
 
-static void __attribute__((noreturn)) give_up(const char *what, const char *why)
+static void give_up(const char *what, const char *why) __attribute__((noreturn));
+
+static void
+give_up(const char *what, const char *why)
 {
 	(void)fprintf(stderr, "librpma, debug build: %s%s. %s\n", what, why,
 		      "Install the normal library (Debian, Ubuntu: librpma0; Fedora, openSUSE: "
