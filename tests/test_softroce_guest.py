@@ -198,6 +198,17 @@ class TestGuest:
         ):
             guest.wait()
 
+    def test_that_panics_while_it_boots_is_booted_once_more(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        options = ["rdinit=/nothing", "root=/dev/none"]
+        with (
+            Guest(["true"], tmp_path, device=False, kernel_options=options) as guest,
+            pytest.raises(GuestError, match=r"^the guest died\n[^$]*Kernel panic"),
+        ):
+            guest.wait()
+        assert capsys.readouterr().err.count("panicked while it booted: once more") == 1
+
     @pytest.mark.parametrize(
         ("limit", "complaint"),
         [
