@@ -149,7 +149,7 @@ def parse(table: str) -> Iterator[Function]:
     """Read the table."""
     line_pattern = re.compile(
         r"(?P<level>[23]) (?P<kind>(?:asks |blocks |own )?)(?P<name>rpma_\w+)"
-        r"\((?P<arguments>[^)]*)\)(?P<hooks>(?: check| after| text)*)"
+        r"\((?P<arguments>[^)]*)\)(?P<hooks>(?: check| after| posts| receives| text)*)"
     )
     for number, line in enumerate(table.splitlines(), 1):
         if not line or line.startswith("#"):
@@ -349,6 +349,10 @@ def wrapper(function: Function) -> Iterator[str]:
             yield "\t\t}"
     if "after" in function.flags:
         yield f"\t\t{hook_call(function, 'after')};"
+    if function.flags & {"posts", "receives"}:
+        is_receive = str("receives" in function.flags).lower()
+        yield "\t\tif (ret && call.is_posted)"
+        yield f"\t\t\trequests_retract(&call, {arguments[0].object}, {is_receive});"
     for argument in arguments:
         if "new" in argument.how:
             yield f"\t\tif ({argument.object})"

@@ -102,13 +102,6 @@ check_transfer(struct call *call, const struct transfer *transfer)
 	return 0;
 }
 
-static void
-after_transfer(struct call *call, int ret, struct object *conn)
-{
-	if (ret && call->is_posted)
-		requests_retract(call, conn, false);
-}
-
 int
 check_rpma_read(struct call *call, struct object *conn, struct object *dst, size_t dst_offset,
 		struct object *src, size_t src_offset, size_t len, int flags,
@@ -126,16 +119,6 @@ check_rpma_read(struct call *call, struct object *conn, struct object *dst, size
 						       .len = len,
 						       .flags = flags,
 						       .op_context = op_context});
-}
-
-void
-after_rpma_read(struct call *call, int ret, struct object *conn, struct object *dst,
-		size_t dst_offset, struct object *src, size_t src_offset, size_t len, int flags,
-		const void *op_context)
-{
-	(void)dst, (void)dst_offset, (void)src, (void)src_offset, (void)len, (void)flags;
-	(void)op_context;
-	after_transfer(call, ret, conn);
 }
 
 int
@@ -157,16 +140,6 @@ check_rpma_write(struct call *call, struct object *conn, struct object *dst, siz
 						       .op_context = op_context});
 }
 
-void
-after_rpma_write(struct call *call, int ret, struct object *conn, struct object *dst,
-		 size_t dst_offset, struct object *src, size_t src_offset, size_t len, int flags,
-		 const void *op_context)
-{
-	(void)dst, (void)dst_offset, (void)src, (void)src_offset, (void)len, (void)flags;
-	(void)op_context;
-	after_transfer(call, ret, conn);
-}
-
 int
 check_rpma_write_with_imm(struct call *call, struct object *conn, struct object *dst,
 			  size_t dst_offset, struct object *src, size_t src_offset, size_t len,
@@ -175,15 +148,6 @@ check_rpma_write_with_imm(struct call *call, struct object *conn, struct object 
 	(void)imm;
 	return check_rpma_write(call, conn, dst, dst_offset, src, src_offset, len, flags,
 				op_context);
-}
-
-void
-after_rpma_write_with_imm(struct call *call, int ret, struct object *conn, struct object *dst,
-			  size_t dst_offset, struct object *src, size_t src_offset, size_t len,
-			  int flags, uint32_t imm, const void *op_context)
-{
-	(void)imm;
-	after_rpma_write(call, ret, conn, dst, dst_offset, src, src_offset, len, flags, op_context);
 }
 
 int
@@ -213,14 +177,6 @@ check_rpma_atomic_write(struct call *call, struct object *conn, struct object *d
 						       .len = RPMA_ATOMIC_WRITE_ALIGNMENT,
 						       .flags = flags,
 						       .op_context = op_context});
-}
-
-void
-after_rpma_atomic_write(struct call *call, int ret, struct object *conn, struct object *dst,
-			size_t dst_offset, const char src[8], int flags, const void *op_context)
-{
-	(void)dst, (void)dst_offset, (void)src, (void)flags, (void)op_context;
-	after_transfer(call, ret, conn);
 }
 
 int
@@ -254,15 +210,6 @@ check_rpma_flush(struct call *call, struct object *conn, struct object *dst, siz
 						       .op_context = op_context});
 }
 
-void
-after_rpma_flush(struct call *call, int ret, struct object *conn, struct object *dst,
-		 size_t dst_offset, size_t len, enum rpma_flush_type type, int flags,
-		 const void *op_context)
-{
-	(void)dst, (void)dst_offset, (void)len, (void)type, (void)flags, (void)op_context;
-	after_transfer(call, ret, conn);
-}
-
 int
 check_rpma_send(struct call *call, struct object *conn, struct object *src, size_t offset,
 		size_t len, int flags, const void *op_context)
@@ -277,28 +224,12 @@ check_rpma_send(struct call *call, struct object *conn, struct object *src, size
 						       .op_context = op_context});
 }
 
-void
-after_rpma_send(struct call *call, int ret, struct object *conn, struct object *src, size_t offset,
-		size_t len, int flags, const void *op_context)
-{
-	(void)src, (void)offset, (void)len, (void)flags, (void)op_context;
-	after_transfer(call, ret, conn);
-}
-
 int
 check_rpma_send_with_imm(struct call *call, struct object *conn, struct object *src, size_t offset,
 			 size_t len, int flags, uint32_t imm, const void *op_context)
 {
 	(void)imm;
 	return check_rpma_send(call, conn, src, offset, len, flags, op_context);
-}
-
-void
-after_rpma_send_with_imm(struct call *call, int ret, struct object *conn, struct object *src,
-			 size_t offset, size_t len, int flags, uint32_t imm, const void *op_context)
-{
-	(void)imm;
-	after_rpma_send(call, ret, conn, src, offset, len, flags, op_context);
 }
 
 /* ---- receives ---- */
@@ -327,13 +258,6 @@ check_receive(struct call *call, struct object *owner, struct object *dst, size_
 	return 0;
 }
 
-static void
-after_receive(struct call *call, int ret, struct object *owner)
-{
-	if (ret && call->is_posted)
-		requests_retract(call, owner, true);
-}
-
 /* A receive of a connection's own: it may have none. */
 static int
 check_own_receive(struct call *call, struct object *owner, struct object *dst, size_t offset,
@@ -354,14 +278,6 @@ check_rpma_recv(struct call *call, struct object *conn, struct object *dst, size
 	return check_own_receive(call, conn, dst, offset, len, op_context);
 }
 
-void
-after_rpma_recv(struct call *call, int ret, struct object *conn, struct object *dst, size_t offset,
-		size_t len, const void *op_context)
-{
-	(void)dst, (void)offset, (void)len, (void)op_context;
-	after_receive(call, ret, conn);
-}
-
 int
 check_rpma_conn_req_recv(struct call *call, struct object *req, struct object *dst, size_t offset,
 			 size_t len, const void *op_context)
@@ -369,27 +285,11 @@ check_rpma_conn_req_recv(struct call *call, struct object *req, struct object *d
 	return check_own_receive(call, req, dst, offset, len, op_context);
 }
 
-void
-after_rpma_conn_req_recv(struct call *call, int ret, struct object *req, struct object *dst,
-			 size_t offset, size_t len, const void *op_context)
-{
-	(void)dst, (void)offset, (void)len, (void)op_context;
-	after_receive(call, ret, req);
-}
-
 int
 check_rpma_srq_recv(struct call *call, struct object *srq, struct object *dst, size_t offset,
 		    size_t len, const void *op_context)
 {
 	return check_receive(call, srq, dst, offset, len, op_context);
-}
-
-void
-after_rpma_srq_recv(struct call *call, int ret, struct object *srq, struct object *dst,
-		    size_t offset, size_t len, const void *op_context)
-{
-	(void)dst, (void)offset, (void)len, (void)op_context;
-	after_receive(call, ret, srq);
 }
 
 /* ---- completions ---- */

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rpma._native import lib
+from rpma._native import lib, text
 from rpma._object import NativeObject, handle_out, in_two_attempts, require
 from rpma.address import encode_address, encode_port
 from rpma.config import ConnectionConfig, check_config, config_handle
@@ -100,13 +100,16 @@ class ConnectionRequest(NativeObject):
 
         Raises:
             InvalidArgumentError: too much private data.
+            ProviderError: it cannot be done, say because the one who asked has given up.
         """
         raw = private_data_bytes(private_data)
         out = handle_out("rpmapy_conn")
         ret = lib.rpmapy_conn_req_connect(self._h, raw, len(raw), out)
         if ret:
             hint = ""
-            if len(raw) > 56:
+            if "rdma_accept" in text(lib.rpmapy_call_message()):
+                hint = "the one who asked may have given up meanwhile, then go on with the next"
+            if len(raw) > (196 if self.is_incoming else 56):
                 hint = (
                     f"private_data has {len(raw)} bytes, InfiniBand and RoCE take "
                     f"{196 if self.is_incoming else 56}: send the rest as a message"

@@ -297,6 +297,23 @@ def test_connect_gives_up_at_its_timeout(peer: rpma.Peer, fabric: Fabric) -> Non
         client.close()
 
 
+def test_one_who_gives_up_before_the_request_is_accepted(peer: rpma.Peer, fabric: Fabric) -> None:
+    port = fabric.next_port()
+    with peer.listen(fabric.address, port) as endpoint:
+        client = peer.request(fabric.address, port).connect()
+        with endpoint.next_conn_req(timeout=SOON) as request:
+            client.close()
+            time.sleep(A_MOMENT)
+            with (
+                pytest.raises((rpma.ProviderError, rpma.ConnectionEventError)) as caught,
+                request.connect() as server,
+            ):
+                server.wait_established(SOON)
+        if isinstance(caught.value, rpma.ProviderError):
+            assert "may have given up meanwhile" in str(caught.value)
+    works(peer, fabric)
+
+
 def test_closing_the_endpoint_rejects_those_who_wait(peer: rpma.Peer, fabric: Fabric) -> None:
     port = fabric.next_port()
     endpoint = peer.listen(fabric.address, port)
