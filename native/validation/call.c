@@ -110,7 +110,7 @@ call_deletes(struct call *call, const char *name, void *const *handle, enum kind
 	}
 	for (unsigned i = 0; object && i < 2; i++) {
 		struct object *cq = object->found[i];
-		if (cq && cq->owner == object && !call->refusal && atomic_load(&cq->user))
+		if (cq && kind != KIND_CONN_CFG && !call->refusal && atomic_load(&cq->user))
 			call->refusal = finding(call, object,
 						"%s, %s#%u, is deleted while another thread is in "
 						"a call with its cq#%u",
@@ -158,6 +158,7 @@ void
 call_failed(struct call *call, int ret)
 {
 	struct thread *thread = call->thread;
+	call->saved_errno = errno;
 	if (call->has_finding)
 		return;
 	bool is_empty = ret == RPMA_E_NO_COMPLETION || ret == RPMA_E_NO_EVENT;

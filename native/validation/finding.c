@@ -196,8 +196,9 @@ say_object(bool loudly, const struct object *object)
 	if (kind == KIND_CQ)
 		(void)snprintf(text, sizeof(text),
 			       "%s#%u belongs to %s#%u, made by %s() in thread %d:", name,
-			       object->number, kind_names[atomic_load(&object->owner->state) >> 2],
-			       object->owner->number, functions[object->made.function].name,
+			       object->number,
+			       kind_names[atomic_load(&object->cq.owner->state) >> 2],
+			       object->cq.owner->number, functions[object->made.function].name,
 			       (int)object->made.thread);
 	else
 		(void)snprintf(text, sizeof(text), "%s#%u was made by %s() in thread %d:", name,

@@ -160,11 +160,11 @@ object_find(struct call *call, struct object *owner, enum kind kind, void *norma
 			return shared;
 	}
 	struct object *object = object_new(call, kind, normal);
-	object->owner = owner;
+	object->cq.owner = owner;
 	object->peer = owner->peer;
 	object->made = owner->made;
-	object->is_rcq = call->function == &functions[FUNCTION_rpma_conn_get_rcq] ||
-			 atomic_load(&owner->state) >> 2 == KIND_SRQ;
+	object->cq.is_rcq = call->function == &functions[FUNCTION_rpma_conn_get_rcq] ||
+			    atomic_load(&owner->state) >> 2 == KIND_SRQ;
 	object_publish(object);
 	owner->found[owner->found[0] ? 1 : 0] = object;
 	return object;
@@ -182,7 +182,7 @@ object_ended(struct call *call, struct object *object, bool has_ended)
 	place_take(&object->ended, (enum function_id)(call->function - functions));
 	for (unsigned i = 0; i < 2; i++) {
 		struct object *child = object->found[i];
-		if (child && child->owner == object) {
+		if (child && atomic_load(&child->state) >> 2 == KIND_CQ) {
 			object_end(child);
 			object_ended(call, child, true);
 		}

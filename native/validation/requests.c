@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define CACHE_LINE 64
+
 struct request {
 	const struct function *function; /* NULL: retired, or never posted */
 	uint64_t wr_id;
@@ -89,7 +91,7 @@ make_room(struct queue *queue)
 	if (length_of(queue) < queue->capacity)
 		return true;
 	uint32_t capacity = queue->capacity ? 2 * queue->capacity : 16;
-	struct request *requests = calloc(capacity, sizeof(*requests));
+	struct request *requests = aligned_alloc(CACHE_LINE, capacity * sizeof(*requests));
 	if (!requests)
 		return false;
 	for (uint32_t i = queue->head; i != queue->tail; i++)
@@ -135,9 +137,9 @@ log_occupancy(const struct object *owner, const struct requests *requests)
 		*(has_warned) = true;                                                              \
 	} while (0)
 
-/* The queues as they are with the request that is about to be posted. */
-static void
-check_queues(struct call *call, struct object *owner, struct requests *requests, bool is_receive)
+/* What is wrong with the queues, as they are with the request that is about to be posted. */
+static void COLD
+tell_of_queues(struct call *call, struct object *owner, struct requests *requests, bool is_receive)
 {
 	const struct queue_sizes *sizes = &requests->sizes;
 	const char *kind = kind_names[atomic_load(&owner->state) >> 2];
@@ -170,6 +172,18 @@ check_queues(struct call *call, struct object *owner, struct requests *requests,
 			  "RPMA_F_COMPLETION_ON_ERROR: nothing will ever retire them; ask for a "
 			  "completion (RPMA_F_COMPLETION_ALWAYS) within every sq_size requests",
 			  kind, owner->number, sends);
+}
+
+static inline void
+check_queues(struct call *call, struct object *owner, struct requests *requests, bool is_receive)
+{
+	const struct queue_sizes *sizes = &requests->sizes;
+	uint32_t sends = length_of(&requests->sq), receives = length_of(&requests->rq);
+	if (is_receive ? receives > sizes->rq || (sizes->rcq && receives > sizes->rcq)
+		       : sends > sizes->sq || (!requests->signalled && sends >= sizes->sq))
+		tell_of_queues(call, owner, requests, is_receive);
+	else if (sizes->cq && requests->signalled + (sizes->rcq ? 0 : receives) > sizes->cq)
+		tell_of_queues(call, owner, requests, is_receive);
 }
 
 static bool
@@ -323,8 +337,8 @@ log_wc(const struct object *cq, const struct ibv_wc *wc)
 		"REM_ABORT_ERR",    "INV_EECN_ERR",      "INV_EEC_STATE_ERR", "FATAL_ERR",
 		"RESP_TIMEOUT_ERR", "GENERAL_ERR"};
 	char owner[32] = "-", opcode[64] = "", imm[32] = "";
-	if (cq->owner && atomic_load(&cq->owner->state) >> 2 == KIND_CONN)
-		(void)snprintf(owner, sizeof(owner), "conn#%u", cq->owner->number);
+	if (cq->cq.owner && atomic_load(&cq->cq.owner->state) >> 2 == KIND_CONN)
+		(void)snprintf(owner, sizeof(owner), "conn#%u", cq->cq.owner->number);
 	if (wc->status == IBV_WC_SUCCESS) {
 		const char *name = wc->opcode == IBV_WC_SEND                 ? "SEND"
 				   : wc->opcode == IBV_WC_RDMA_WRITE         ? "RDMA_WRITE"
@@ -347,9 +361,10 @@ log_wc(const struct object *cq, const struct ibv_wc *wc)
 void
 requests_complete(struct call *call, struct object *cq, const struct ibv_wc *wc)
 {
-	struct object *owner = cq->owner;
+	struct object *owner = cq->cq.owner;
 	struct requests *sends = requests_of(owner, false), *receives = requests_of(owner, true);
-	bool is_receive = cq->is_rcq || (wc->status == IBV_WC_SUCCESS && wc->opcode & IBV_WC_RECV);
+	bool is_receive =
+		cq->cq.is_rcq || (wc->status == IBV_WC_SUCCESS && wc->opcode & IBV_WC_RECV);
 	if (log_level >= 4)
 		log_wc(cq, wc);
 	/* Where the request failed there is no opcode; the queue is then where its wr_id is. */

@@ -69,7 +69,7 @@ struct mr_local {
 	char *ptr;
 	size_t size;
 	int usage;
-	_Atomic uint64_t looked_at; /* when its mapping was, ns */
+	_Atomic uint32_t posted; /* requests with it, roughly */
 };
 
 struct mr_remote {
@@ -92,6 +92,11 @@ struct srq {
 	struct requests *requests;
 };
 
+struct cq {
+	struct object *owner; /* a connection, or a shared receive queue */
+	bool is_rcq;          /* completions of receives alone */
+};
+
 /*
  * One slot of an arena that nothing else lives in: whatever pointer a program hands over can be
  * told to be one of these before it is followed, and what has ended is still there to tell about.
@@ -101,18 +106,19 @@ struct object {
 	uint32_t number; /* of its kind, in this process */
 	void *normal;    /* the normal library's object */
 	struct object *peer;
-	struct object *owner; /* of a CQ; the request that a connection was */
-	struct object *found[2];
-	_Atomic uint64_t user, waiter; /* who is in a call with it, call.c */
-	unsigned generation;           /* of processes: a fork inherits its parent's */
+	_Atomic uint64_t user; /* who is in a call with it, call.c */
 	union {
 		struct mr_local local;
 		struct mr_remote remote;
 		struct conn conn;
 		struct srq srq;
+		struct cq cq;
 		int transport; /* of a peer's device, enum ibv_transport_type */
-		bool is_rcq;   /* of a CQ: completions of receives alone */
 	};
+	/* Up to here: a line of the processor's cache, for the calls of the data path. */
+	_Atomic uint64_t waiter;
+	struct object *found[2]; /* CQs of its own; a configuration's shared receive queue */
+	unsigned generation;     /* of processes: a fork inherits its parent's */
 	struct place made, ended;
 } __attribute__((aligned(512)));
 

@@ -110,7 +110,8 @@ static inline void
 call_return(struct call *call)
 {
 	call->thread->inner = NULL;
-	call->saved_errno = errno;
+	if (__builtin_expect(log_level != 0, 0))
+		call->saved_errno = errno;
 }
 
 static inline void
