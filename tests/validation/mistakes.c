@@ -630,7 +630,7 @@ endpoint_in_two_threads(void)
 	must(rpma_ep_listen(pair.peer, address(), port(), &pair.ep));
 	start(next_conn_req_in_thread);
 	sem_wait(&is_inside);
-	usleep(100 * 1000);
+	usleep(500 * 1000);
 	return rpma_ep_next_conn_req(pair.ep, NULL, &req);
 }
 
@@ -668,7 +668,7 @@ deleted_in_use(void)
 	pair_new(&pair);
 	start(next_event_in_thread);
 	sem_wait(&is_inside);
-	usleep(100 * 1000);
+	usleep(500 * 1000);
 	return rpma_conn_delete(&pair.conn);
 }
 
@@ -686,7 +686,7 @@ deleted_with_cq_in_use(void)
 	pair_new(&pair);
 	start(cq_wait_in_thread);
 	sem_wait(&is_inside);
-	usleep(100 * 1000);
+	usleep(500 * 1000);
 	return rpma_conn_delete(&pair.conn);
 }
 
