@@ -426,6 +426,19 @@ _HINTS = {
 }
 
 
+def errno_of(message: str) -> int | None:
+    """The errno that a message of librpma names, or None.
+
+    librpma ends a message with strerror(errno) and keeps the number to itself; its debug build
+    may say more behind that, in parentheses.
+    """
+    for part in message.split(": "):
+        number = _STRERRORS.get(part.partition(" (")[0])
+        if number is not None:
+            return number
+    return None
+
+
 def error_for(code: int, what: str, hint: str = "") -> RpmaError:
     """The exception for a code that a call just returned: librpma's, or one of the binding's.
 
@@ -446,8 +459,7 @@ def error_for(code: int, what: str, hint: str = "") -> RpmaError:
     known = BY_CODE.get(code, UnknownError)
     number = None
     if known is ProviderError:
-        # librpma ends a message with strerror(errno) and keeps the number to itself.
-        number = _STRERRORS.get(message.rpartition(": ")[2])
+        number = errno_of(message)
         if number == errno.ENODEV:
             known = NoDeviceError
         if not hint and number is not None:

@@ -189,6 +189,22 @@ def test_an_error_without_message_has_none_of_an_earlier_call() -> None:
     assert caught.value.message == ""
 
 
+@pytest.mark.parametrize(
+    ("message", "number"),
+    [
+        ("rdma_connect() failed: Invalid argument", errno.EINVAL),
+        ("rdma_resolve_addr(addr=1::2, port=7) failed: No such device", errno.ENODEV),
+        ("rdma_connect() failed: Invalid argument (pdata->len is 57: RoCE takes 56)", errno.EINVAL),
+        ("rpma_ep_listen: Address already in use (a: b) (c)", errno.EADDRINUSE),
+        ("rdma_connect() failed", None),
+        ("rdma_connect() failed: Success is not an errno: nor this", None),
+        ("", None),
+    ],
+)
+def test_the_errno_of_a_message_is_found(message: str, number: int | None) -> None:
+    assert errors.errno_of(message) == number
+
+
 @given(st.integers(-(1 << 31), (1 << 31) - 1))
 def test_err_2str_has_words_for_any_code(code: int) -> None:
     words = rpma.err_2str(code)
