@@ -134,6 +134,8 @@ int cq_init(struct rpmapy_cq *cq, struct handle *owner, struct rpmapy_conn *conn
 	    struct rpma_cq *rpma_cq);
 void cq_fini(struct rpmapy_cq *cq);
 int cq_drain(struct rpmapy_cq *cq);
+/* Those that are there; RPMA_E_NO_COMPLETION where there is none. */
+int cq_get_wc(struct rpmapy_cq *cq, int max_entries, struct rpmapy_wc *out, int *got);
 
 /* ---- connections (connection.c) ---- */
 

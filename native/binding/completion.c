@@ -89,8 +89,8 @@ translate(const struct ibv_wc *from, struct rpmapy_wc *to)
 	to->flags = from->wc_flags;
 }
 
-static int
-get_wc(struct rpmapy_cq *cq, int max_entries, struct rpmapy_wc *out, int *got)
+int
+cq_get_wc(struct rpmapy_cq *cq, int max_entries, struct rpmapy_wc *out, int *got)
 {
 	struct ibv_wc batch[POLL_BATCH];
 	int ret = 0, count = 0;
@@ -192,7 +192,7 @@ rpmapy_cq_get_wc(struct rpmapy_cq *cq, int max_entries, struct rpmapy_wc *wc)
 	if (ret)
 		return ret;
 	call_begin();
-	ret = get_wc(cq, max_entries, wc, &got);
+	ret = cq_get_wc(cq, max_entries, wc, &got);
 	handle_leave(cq->owner);
 	return ret ? ret : got;
 }
@@ -208,7 +208,7 @@ rpmapy_cq_next_wc(struct rpmapy_cq *cq, int64_t deadline, struct rpmapy_wc *wc)
 	int got = 0;
 	struct polling polling = {0};
 	for (;;) {
-		ret = get_wc(cq, 1, wc, &got);
+		ret = cq_get_wc(cq, 1, wc, &got);
 		if (ret != RPMA_E_NO_COMPLETION)
 			break;
 		if (wait_polls(&polling, cq))

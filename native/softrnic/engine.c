@@ -572,6 +572,7 @@ start(void)
 	engine.kick_fd = fds[2];
 	atomic_store(&engine.epfd, fds[0]);
 	sigfillset(&all);
+	sigdelset(&all, SIGBUS); /* a fault in the program's memory, which its handler may mend */
 	pthread_sigmask(SIG_SETMASK, &all, &previous); /* signals are the program's */
 	pthread_attr_init(&attributes);
 	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);

@@ -1,0 +1,759 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * responder.c -- the target's answers to flush requests, by a thread for each client. RC has a
+ * message arrive after the writes before it, so what a request names is in memory when the request
+ * is met here.
+ *
+ * A request is 32 bytes, an answer 16, little endian:
+ *
+ *     request  u64 id, u64 offset, u64 length, u32 pool, u32 0
+ *     answer   u64 id, u32 status, u32 0
+ *
+ * Whatever completes a receive is answered, in order. The id of a message that is no request (its
+ * length is another, or it came as a write's immediate data) is taken to be 0. A message of more
+ * than 32 bytes fails its receive, and with it the connection.
+ */
+#include "pool.h"
+
+#include <endian.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define BATCH 16
+#define BUCKETS 64
+#define STACK_SIZE (128 * 1024L)
+/* In the wr_id of an answer: the others are those of receives, the numbers of their buffers. */
+#define IS_ANSWER ((uint64_t)1 << 62)
+
+struct pool {
+	struct pool *next;
+	uint32_t number;
+	bool may_write;
+	struct rpmapy_durable *durable;
+	struct handle *hold; /* a child of the durable, which it keeps open */
+	bool in_use;         /* by a batch: then it must stay */
+	bool leaving;        /* no further batch is to use it */
+	/* The thread's own. */
+	bool has_failed;
+};
+
+struct request {
+	uint64_t id, offset, length;
+	uint32_t receive;
+	uint32_t status;
+	struct pool *pool; /* NULL: there is nothing to flush */
+};
+
+/* A receive that has completed, whose buffer has not been looked at. */
+struct arrival {
+	uint32_t receive;
+	bool is_request; /* by its length and kind */
+};
+
+struct counts {
+	_Atomic uint64_t requests, ranges, bytes, failures, bad_requests;
+};
+
+struct rpmapy_answering {
+	struct handle handle;
+	struct rpmapy_conn *conn;
+	struct rpmapy_local *messages;
+	char *base; /* of the messages */
+	uint32_t depth, ring;
+	int wake_fd, ended_fd; /* for the thread, and for those who wait for its end */
+
+	pthread_mutex_t life; /* of what is between this and the pools */
+	pthread_t thread;
+	bool started, joined;
+	_Atomic bool stopping;
+	_Atomic int ended;
+	struct counts counts;
+
+	pthread_mutex_t lock; /* of the pools */
+	pthread_cond_t unused;
+	struct pool *pools[BUCKETS];
+
+	/* The thread's own. */
+	struct arrival *arrivals; /* room for depth: a receive is posted again after it was taken */
+	struct request *requests; /* of the batch: room for depth */
+	uint32_t *order;          /* the requests with something to flush, sorted */
+	uint32_t arrived;
+	uint64_t sent, retired; /* answers: posted, and those of them whose buffers are free */
+	bool is_broken;         /* a request to the RNIC failed: the connection is over */
+};
+
+/* ---- pools ---- */
+
+static struct pool **
+find(struct rpmapy_answering *answering, uint32_t number)
+{
+	struct pool **pool = &answering->pools[number % BUCKETS];
+	while (*pool && (*pool)->number != number)
+		pool = &(*pool)->next;
+	return pool;
+}
+
+static void
+free_pool(struct pool *pool)
+{
+	handle_discard(pool->hold);
+	free(pool);
+}
+
+static int
+add_pool(struct rpmapy_answering *answering, struct pool *pool)
+{
+	pthread_mutex_lock(&answering->lock);
+	struct pool **place = find(answering, pool->number);
+	bool is_new = !*place;
+	if (is_new)
+		*place = pool;
+	pthread_mutex_unlock(&answering->lock);
+	return is_new ? 0 : RPMAPY_E_ARGUMENT;
+}
+
+/* The number must be free. */
+int
+rpmapy_answering_set_pool(struct rpmapy_answering *answering, uint32_t number,
+			  struct rpmapy_durable *durable, bool may_write)
+{
+	int ret = handles_enter(&answering->handle, &durable->handle, NULL);
+	if (ret)
+		return ret;
+	struct pool *pool = calloc(1, sizeof(*pool));
+	struct handle *hold = handle_new(sizeof(*hold), NULL, &durable->handle, NULL);
+	if (pool && hold) {
+		pool->number = number;
+		pool->may_write = may_write;
+		pool->durable = durable;
+		pool->hold = hold;
+		ret = add_pool(answering, pool);
+	} else {
+		ret = RPMA_E_NOMEM;
+	}
+	if (ret) {
+		if (hold)
+			handle_discard(hold);
+		free(pool);
+	}
+	handles_leave(&answering->handle, &durable->handle, NULL);
+	return ret;
+}
+
+/* When it returns, no flush uses the pool any more. Clearing what is not there is fine. */
+int
+rpmapy_answering_clear_pool(struct rpmapy_answering *answering, uint32_t number)
+{
+	int ret = handle_enter(&answering->handle);
+	if (ret)
+		return ret;
+	pthread_mutex_lock(&answering->lock);
+	struct pool *pool = *find(answering, number);
+	bool is_ours = pool && !pool->leaving;
+	if (is_ours) {
+		pool->leaving = true;
+		while (pool->in_use)
+			pthread_cond_wait(&answering->unused, &answering->lock);
+		*find(answering, number) = pool->next;
+	}
+	pthread_mutex_unlock(&answering->lock);
+	if (is_ours)
+		free_pool(pool);
+	handle_leave(&answering->handle);
+	return 0;
+}
+
+static void
+clear_pools(struct rpmapy_answering *answering)
+{
+	for (int i = 0; i < BUCKETS; i++) {
+		while (answering->pools[i]) {
+			struct pool *pool = answering->pools[i];
+			answering->pools[i] = pool->next;
+			free_pool(pool);
+		}
+	}
+}
+
+/* ---- a batch of requests ---- */
+
+static void
+count(_Atomic uint64_t *counter, uint64_t more)
+{
+	atomic_fetch_add_explicit(counter, more, memory_order_relaxed);
+}
+
+/* Under the lock of the pools: the status, as far as it is known without flushing. */
+static uint32_t
+check(struct rpmapy_answering *answering, struct request *request, const char *message)
+{
+	uint64_t numbers[3];
+	uint32_t words[2];
+	memcpy(numbers, message, sizeof(numbers));
+	memcpy(words, message + sizeof(numbers), sizeof(words));
+	request->id = le64toh(numbers[0]);
+	request->offset = le64toh(numbers[1]);
+	request->length = le64toh(numbers[2]);
+	struct pool *pool = *find(answering, le32toh(words[0]));
+	if (words[1] || !pool || pool->leaving || !pool->may_write)
+		return RPMAPY_FLUSH_BAD_REQUEST;
+	uint64_t size = pool->durable->size;
+	if (request->offset > size || request->length > size - request->offset)
+		return RPMAPY_FLUSH_BAD_REQUEST;
+	if (pool->durable->method == RPMAPY_DURABLE_NONE)
+		return RPMAPY_FLUSH_NOT_DURABLE;
+	pool->in_use = true;
+	pool->has_failed = false;
+	request->pool = pool;
+	return RPMAPY_FLUSH_OK;
+}
+
+/* The requests that have arrived become the batch, and their number is returned. */
+static uint32_t
+take_requests(struct rpmapy_answering *answering)
+{
+	uint32_t taken = answering->arrived;
+	pthread_mutex_lock(&answering->lock);
+	for (uint32_t i = 0; i < taken; i++) {
+		const struct arrival *arrival = &answering->arrivals[i];
+		struct request *request = &answering->requests[i];
+		*request = (struct request){.receive = arrival->receive,
+					    .status = RPMAPY_FLUSH_BAD_REQUEST};
+		if (arrival->is_request)
+			request->status =
+				check(answering, request,
+				      answering->base +
+					      (size_t)arrival->receive * RPMAPY_FLUSH_REQUEST_SIZE);
+	}
+	pthread_mutex_unlock(&answering->lock);
+	answering->arrived = 0;
+	count(&answering->counts.requests, taken);
+	return taken;
+}
+
+static bool
+is_before(const struct request *one, const struct request *other)
+{
+	if (one->pool != other->pool)
+		return (uintptr_t)one->pool < (uintptr_t)other->pool;
+	return one->offset < other->offset;
+}
+
+/* By insertion: requests tend to come in order, and they are few. How many there are to flush. */
+static uint32_t
+sort(struct rpmapy_answering *answering, uint32_t taken)
+{
+	const struct request *requests = answering->requests;
+	uint32_t *order = answering->order, sorted = 0;
+	for (uint32_t i = 0; i < taken; i++) {
+		if (!requests[i].pool)
+			continue;
+		uint32_t at = sorted++;
+		for (; at > 0 && is_before(&requests[i], &requests[order[at - 1]]); at--)
+			order[at] = order[at - 1];
+		order[at] = i;
+	}
+	return sorted;
+}
+
+/*
+ * The next range, of those from *at on that belong to its pool and overlap or touch. By pages:
+ * where their pages do. False: there is none left in the pool.
+ */
+static bool
+next_range(const struct rpmapy_answering *answering, uint32_t *at, uint32_t end, bool by_pages,
+	   uint64_t *begin, uint64_t *length)
+{
+	if (*at == end)
+		return false;
+	const struct request *request = &answering->requests[answering->order[*at]];
+	const struct rpmapy_durable *durable = request->pool->durable;
+	*begin = request->offset;
+	uint64_t last = *begin;
+	for (; *at < end; (*at)++) {
+		request = &answering->requests[answering->order[*at]];
+		uint64_t reach = by_pages ? durable_page_up(durable, last) : last;
+		uint64_t from =
+			by_pages ? durable_page_down(durable, request->offset) : request->offset;
+		if (from > reach)
+			break;
+		if (request->offset + request->length > last)
+			last = request->offset + request->length;
+	}
+	*length = last - *begin;
+	return true;
+}
+
+/* The requests order[at .. end - 1], all of one pool. */
+static void
+flush_pool(struct rpmapy_answering *answering, uint32_t at, uint32_t end)
+{
+	struct pool *pool = answering->requests[answering->order[at]].pool;
+	struct rpmapy_durable *durable = pool->durable;
+	uint64_t begin, length;
+	int ret = 0;
+	/* To the byte: what lies between is not flushed, though it may be in the same page. */
+	for (uint32_t i = at; !ret && next_range(answering, &i, end, false, &begin, &length);)
+		ret = durable_copy(durable, begin, length);
+	bool by_pages = durable->method == RPMAPY_DURABLE_MSYNC;
+	for (uint32_t i = at; !ret && next_range(answering, &i, end, by_pages, &begin, &length);) {
+		ret = durable_persist(durable, begin, length);
+		if (!ret && length) {
+			count(&answering->counts.ranges, 1);
+			count(&answering->counts.bytes, length);
+		}
+	}
+	/* All of them: which pages a failed write-back was of, the kernel does not say. */
+	pool->has_failed = ret != 0;
+}
+
+static void
+flush(struct rpmapy_answering *answering, uint32_t taken)
+{
+	struct request *requests = answering->requests;
+	uint32_t sorted = sort(answering, taken);
+	if (!sorted)
+		return;
+	for (uint32_t at = 0, end; at < sorted; at = end) {
+		const struct pool *pool = requests[answering->order[at]].pool;
+		for (end = at; end < sorted && requests[answering->order[end]].pool == pool; end++)
+			;
+		flush_pool(answering, at, end);
+	}
+	pthread_mutex_lock(&answering->lock);
+	for (uint32_t i = 0; i < taken; i++) {
+		if (!requests[i].pool)
+			continue;
+		if (requests[i].pool->has_failed)
+			requests[i].status = RPMAPY_FLUSH_STORAGE_FAILED;
+		requests[i].pool->in_use = false;
+	}
+	pthread_cond_broadcast(&answering->unused);
+	pthread_mutex_unlock(&answering->lock);
+}
+
+/* ---- the connection ---- */
+
+static void
+complete(struct rpmapy_answering *answering, const struct rpmapy_wc *wc)
+{
+	if (wc->status != IBV_WC_SUCCESS) {
+		answering->is_broken = true;
+	} else if (wc->wr_id & IS_ANSWER) {
+		answering->retired = (wc->wr_id & ~IS_ANSWER) + 1;
+	} else if (wc->wr_id < answering->depth && answering->arrived < answering->depth) {
+		answering->arrivals[answering->arrived++] =
+			(struct arrival){.receive = (uint32_t)wc->wr_id,
+					 .is_request = wc->opcode == IBV_WC_RECV &&
+						       wc->byte_len == RPMAPY_FLUSH_REQUEST_SIZE};
+	}
+}
+
+/* Take all completions that are there. */
+static int
+collect(struct rpmapy_answering *answering, bool *any)
+{
+	struct rpmapy_wc wcs[BATCH];
+	int ret, got;
+	*any = false;
+	do {
+		ret = cq_get_wc(&answering->conn->cq, BATCH, wcs, &got);
+		for (int i = 0; i < got; i++)
+			complete(answering, &wcs[i]);
+		*any = *any || got > 0;
+	} while (got == BATCH);
+	return ret == RPMA_E_NO_COMPLETION ? 0 : ret;
+}
+
+/* Sleep until there may be something, a slice at most. */
+static int
+rest(struct rpmapy_answering *answering)
+{
+	struct rpmapy_conn *conn = answering->conn;
+	bool ended = atomic_load(&conn->ended) != RPMA_CONN_UNDEFINED;
+	struct pollfd fds[] = {{.fd = conn->cq.fd, .events = POLLIN},
+			       {.fd = answering->wake_fd, .events = POLLIN},
+			       {.fd = ended ? -1 : conn->event_fd, .events = POLLIN}};
+	int64_t sleep = SLICE_NS;
+	if (ended) {
+		int64_t left = atomic_load(&conn->grace_until) - now_ns();
+		if (left <= 0)
+			return RPMAPY_E_ENDED;
+		if (left < sleep)
+			sleep = left;
+	}
+	struct timespec slice = {.tv_nsec = sleep};
+	(void)ppoll(fds, 3, &slice, NULL);
+	/* The events themselves, where there are any, are read as in every other wait. */
+	int ret = conn_wait_completion_event(conn, &conn->cq, now_ns(), NULL);
+	return ret == RPMAPY_E_TIMEOUT || ret == RPMAPY_AGAIN ? 0 : ret;
+}
+
+/* Wait for completions, and take them; or for the end, when there may be none. */
+static int
+wait_for_some(struct rpmapy_answering *answering)
+{
+	struct polling polling = {0};
+	bool any;
+	int ret;
+	for (;;) {
+		ret = collect(answering, &any);
+		if (ret || any || atomic_load(&answering->stopping))
+			break;
+		if (wait_polls(&polling, &answering->conn->cq))
+			continue;
+		ret = rest(answering);
+		if (ret)
+			break;
+	}
+	wait_learn(&polling, &answering->conn->cq);
+	return ret;
+}
+
+static bool
+goes_on(const struct rpmapy_answering *answering, int ret)
+{
+	return !ret && !answering->is_broken && !atomic_load(&answering->stopping);
+}
+
+/* librpma(3): a connection is used by one thread at a time. The messages may have been closed. */
+static int
+post_begin(struct rpmapy_answering *answering)
+{
+	int ret = handle_enter(&answering->messages->handle);
+	if (ret)
+		return ret;
+	handle_use(&answering->conn->handle);
+	call_begin();
+	return 0;
+}
+
+static void
+post_end(struct rpmapy_answering *answering)
+{
+	handle_done(&answering->conn->handle);
+	handle_leave(&answering->messages->handle);
+}
+
+/* Its buffer is free once a signalled answer after it has been sent: every quarter of the ring. */
+static int
+send_answer(struct rpmapy_answering *answering, const struct request *request)
+{
+	uint64_t number = answering->sent;
+	uint32_t quarter = answering->ring < 4 ? 1 : answering->ring / 4;
+	bool signalled = number % quarter == quarter - 1;
+	size_t offset = (size_t)answering->depth * RPMAPY_FLUSH_REQUEST_SIZE +
+			(size_t)(number % answering->ring) * RPMAPY_FLUSH_ANSWER_SIZE;
+	uint64_t id = htole64(request->id);
+	uint32_t words[] = {htole32(request->status), 0};
+	memcpy(answering->base + offset, &id, sizeof(id));
+	memcpy(answering->base + offset + sizeof(id), words, sizeof(words));
+	int flags = signalled ? RPMA_F_COMPLETION_ALWAYS : RPMA_F_COMPLETION_ON_ERROR;
+	int ret = post_begin(answering);
+	if (ret)
+		return ret;
+	ret = post_result(rpma_send(
+		answering->conn->handle.object, answering->messages->handle.object, offset,
+		RPMAPY_FLUSH_ANSWER_SIZE, flags, (const void *)(uintptr_t)(IS_ANSWER | number)));
+	post_end(answering);
+	if (!ret)
+		answering->sent++;
+	return ret;
+}
+
+static int
+post_receive(struct rpmapy_answering *answering, uint32_t receive)
+{
+	int ret = post_begin(answering);
+	if (ret)
+		return ret;
+	ret = post_result(rpma_recv(answering->conn->handle.object,
+				    answering->messages->handle.object,
+				    (size_t)receive * RPMAPY_FLUSH_REQUEST_SIZE,
+				    RPMAPY_FLUSH_REQUEST_SIZE, (const void *)(uintptr_t)receive));
+	post_end(answering);
+	return ret;
+}
+
+/* The receive goes back first: the client may send its next request as soon as it is answered. */
+static int
+answer(struct rpmapy_answering *answering, const struct request *request)
+{
+	if (request->status == RPMAPY_FLUSH_BAD_REQUEST)
+		count(&answering->counts.bad_requests, 1);
+	else if (request->status == RPMAPY_FLUSH_STORAGE_FAILED)
+		count(&answering->counts.failures, 1);
+	int ret = post_receive(answering, request->receive);
+	while (!ret && !answering->is_broken) {
+		uint64_t under_way = answering->sent - answering->retired;
+		if (under_way < answering->ring) {
+			ret = send_answer(answering, request);
+			if (ret != RPMAPY_E_QUEUE_FULL || !under_way)
+				break;
+		}
+		if (atomic_load(&answering->stopping))
+			return 0;
+		ret = wait_for_some(answering);
+	}
+	return ret;
+}
+
+static int
+serve(struct rpmapy_answering *answering)
+{
+	bool any;
+	int ret = collect(answering, &any);
+	if (!ret && !answering->arrived) /* while answers were sent */
+		ret = wait_for_some(answering);
+	uint32_t taken = take_requests(answering);
+	flush(answering, taken);
+	for (uint32_t i = 0; i < taken && !ret && !answering->is_broken; i++)
+		ret = answer(answering, &answering->requests[i]);
+	return ret;
+}
+
+static int
+reason(const struct rpmapy_answering *answering, int ret)
+{
+	if (answering->is_broken || ret == RPMAPY_E_ENDED ||
+	    atomic_load(&answering->conn->ended) != RPMA_CONN_UNDEFINED)
+		return RPMAPY_ANSWERING_DISCONNECTED;
+	return ret ? ret : RPMAPY_ANSWERING_STOPPED;
+}
+
+/* Make an eventfd readable, for good. */
+static void
+raise_flag(int fd)
+{
+	uint64_t one = 1;
+	ssize_t written = write(fd, &one, sizeof(one));
+	(void)written; /* eight bytes into a counter of 0 or 1 */
+}
+
+/* It does not enter the connection's handle, which stays open: the answering is its child. */
+static void *
+run(void *opaque)
+{
+	struct rpmapy_answering *answering = opaque;
+	struct rpmapy_conn *conn = answering->conn;
+	int ret = 0;
+	log_quiet_begin(); /* a client that goes away is no error of the target */
+	call_begin();
+	while (goes_on(answering, ret))
+		ret = serve(answering);
+	if (ret && ret != RPMAPY_E_ENDED) /* perhaps because of its end, which is not noticed yet */
+		(void)conn_wait_completion_event(conn, &conn->cq, now_ns(), NULL);
+	log_quiet_end();
+	atomic_store(&answering->ended, reason(answering, ret));
+	raise_flag(answering->ended_fd);
+	return NULL;
+}
+
+/* ---- its life ---- */
+
+/* Faults are the thread's own; all other signals are the program's. */
+static int
+start_thread(struct rpmapy_answering *answering)
+{
+	static const int faults[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL};
+	pthread_attr_t attributes;
+	sigset_t blocked, before;
+	if (pthread_attr_init(&attributes))
+		return RPMA_E_NOMEM;
+	long least = sysconf(_SC_THREAD_STACK_MIN);
+	(void)pthread_attr_setstacksize(&attributes,
+					(size_t)(STACK_SIZE + (least > 0 ? least : 0)));
+	sigfillset(&blocked);
+	for (size_t i = 0; i < sizeof(faults) / sizeof(*faults); i++)
+		sigdelset(&blocked, faults[i]);
+	pthread_sigmask(SIG_SETMASK, &blocked, &before);
+	int ret = pthread_create(&answering->thread, &attributes, run, answering);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&attributes);
+	return ret ? RPMA_E_NOMEM : 0;
+}
+
+/* Once. */
+int
+rpmapy_answering_start(struct rpmapy_answering *answering)
+{
+	int ret = handle_enter(&answering->handle);
+	if (ret)
+		return ret;
+	pthread_mutex_lock(&answering->life);
+	if (answering->started || atomic_load(&answering->stopping))
+		ret = RPMAPY_E_BUSY;
+	else
+		ret = start_thread(answering);
+	if (!ret)
+		answering->started = true;
+	pthread_mutex_unlock(&answering->life);
+	handle_leave(&answering->handle);
+	return ret;
+}
+
+static void
+stop(struct rpmapy_answering *answering)
+{
+	pthread_mutex_lock(&answering->life);
+	atomic_store(&answering->stopping, true);
+	if (answering->started && !answering->joined) {
+		raise_flag(answering->wake_fd);
+		pthread_join(answering->thread, NULL);
+		answering->joined = true;
+	} else if (!answering->started) {
+		atomic_store(&answering->ended, RPMAPY_ANSWERING_STOPPED);
+		raise_flag(answering->ended_fd);
+	}
+	pthread_mutex_unlock(&answering->life);
+}
+
+/* When it returns the thread has ended; after the flush that it was at, if it was. */
+int
+rpmapy_answering_stop(struct rpmapy_answering *answering)
+{
+	int ret = handle_enter(&answering->handle);
+	if (ret)
+		return ret;
+	stop(answering);
+	handle_leave(&answering->handle);
+	return 0;
+}
+
+static int
+answering_delete(void *object)
+{
+	stop(object);
+	clear_pools(object);
+	return 0;
+}
+
+static void
+answering_finish(struct handle *handle)
+{
+	struct rpmapy_answering *answering = (struct rpmapy_answering *)handle;
+	clear_pools(answering); /* in a forked child, where nothing else was done */
+	if (answering->wake_fd >= 0)
+		close(answering->wake_fd);
+	if (answering->ended_fd >= 0)
+		close(answering->ended_fd);
+	free(answering->arrivals);
+	free(answering->requests);
+	free(answering->order);
+	/* Never in a forked child, where it would wait for threads that are not there. */
+	if (handle->generation == handle_generation())
+		pthread_cond_destroy(&answering->unused);
+	pthread_mutex_destroy(&answering->lock);
+	pthread_mutex_destroy(&answering->life);
+}
+
+/*
+ * How many answers can be under way: as many as have room in the messages, in the send queue, and,
+ * should all of them fail, in the completion queue, beside the receives.
+ */
+static uint32_t
+ring_size(const struct rpmapy_conn *conn, const struct rpmapy_local *messages, uint32_t depth)
+{
+	size_t receives = (size_t)depth * RPMAPY_FLUSH_REQUEST_SIZE;
+	if (messages->size < receives || conn->common.cq_size <= depth)
+		return 0;
+	size_t room = (messages->size - receives) / RPMAPY_FLUSH_ANSWER_SIZE;
+	uint32_t most = conn->common.cq_size - depth;
+	if (conn->common.sq_size < most)
+		most = conn->common.sq_size;
+	return room < most ? (uint32_t)room : most;
+}
+
+static int
+answering_setup(struct rpmapy_answering *answering)
+{
+	uint32_t depth = answering->depth;
+	uintptr_t base = 0;
+	answering->arrivals = calloc(depth, sizeof(*answering->arrivals));
+	answering->requests = calloc(depth, sizeof(*answering->requests));
+	answering->order = calloc(depth, sizeof(*answering->order));
+	if (!answering->arrivals || !answering->requests || !answering->order)
+		return RPMA_E_NOMEM;
+	answering->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	answering->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (answering->wake_fd < 0 || answering->ended_fd < 0)
+		return RPMA_E_NOMEM;
+	int ret = rpmapy_mr_get_ptr(answering->messages, &base);
+	answering->base = (char *)base;
+	return ret;
+}
+
+/*
+ * The memory of the messages must stay until this is closed, even if the region does not: it is no
+ * parent, since a region that the garbage collector meets first must close at once.
+ *
+ * The connection has one completion queue, which is the answering's alone from the start on, and
+ * its receives i = 0 .. depth - 1 are posted: 32 bytes at i * 32 of the messages, of wr_id i.
+ */
+int
+rpmapy_answering_new(struct rpmapy_conn *conn, struct rpmapy_local *messages, uint32_t depth,
+		     struct rpmapy_answering **out)
+{
+	const int usage = RPMA_MR_USAGE_RECV | RPMA_MR_USAGE_SEND;
+	if (!depth || depth > RPMAPY_FLUSH_DEPTH_MAX || conn->has_rcq || conn->channel_fd >= 0 ||
+	    (messages->usage & usage) != usage || messages->peer != conn->common.peer ||
+	    !ring_size(conn, messages, depth))
+		return RPMAPY_E_ARGUMENT;
+	int ret = handles_enter(&conn->handle, &messages->handle, NULL);
+	if (ret)
+		return ret;
+	struct rpmapy_answering *answering =
+		handle_new(sizeof(*answering), answering_delete, &conn->handle, NULL);
+	if (answering) {
+		answering->handle.finish = answering_finish;
+		answering->conn = conn;
+		answering->messages = messages;
+		answering->depth = depth;
+		answering->ring = ring_size(conn, messages, depth);
+		answering->wake_fd = answering->ended_fd = -1;
+		pthread_mutex_init(&answering->life, NULL);
+		pthread_mutex_init(&answering->lock, NULL);
+		pthread_cond_init(&answering->unused, NULL);
+		ret = answering_setup(answering);
+	} else {
+		ret = RPMA_E_NOMEM;
+	}
+	handles_leave(&conn->handle, &messages->handle, NULL);
+	if (ret) {
+		if (answering)
+			handle_discard(&answering->handle);
+		return ret;
+	}
+	answering->handle.object = answering;
+	*out = answering;
+	return 0;
+}
+
+/* Readable once it has ended; good as long as the handle. */
+int
+rpmapy_answering_fd(const struct rpmapy_answering *answering)
+{
+	return answering->ended_fd;
+}
+
+/* Why it ended: RPMAPY_ANSWERING_*, or the code of what went wrong. */
+int
+rpmapy_answering_ended(const struct rpmapy_answering *answering)
+{
+	return atomic_load(&answering->ended);
+}
+
+void
+rpmapy_answering_counts(const struct rpmapy_answering *answering,
+			struct rpmapy_answering_counts *counts)
+{
+	const struct counts *now = &answering->counts;
+	*counts = (struct rpmapy_answering_counts){.requests = atomic_load(&now->requests),
+						   .ranges = atomic_load(&now->ranges),
+						   .bytes = atomic_load(&now->bytes),
+						   .failures = atomic_load(&now->failures),
+						   .bad_requests = atomic_load(&now->bad_requests)};
+}

@@ -1,0 +1,631 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The directory in which a target keeps its pools.
+
+The pool NAME is the regular file NAME.pool: a header (see `rpma.pool.header`) and the data, in
+whole pages of 4096 bytes that are allocated for certain, so that no write to a mapping of them can
+fail for want of space. A crash at any moment leaves every pool as it was before or after what was
+being done to it.
+
+All sizes, lengths and offsets are in bytes. What the system refuses comes as a `PoolError`, with
+the system's words.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import dataclasses
+import enum
+import errno
+import fcntl
+import os
+import re
+import stat
+import threading
+import time
+import uuid
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from rpma.errors import ClosedError
+from rpma.pool.errors import (
+    PoolDamagedError,
+    PoolError,
+    PoolExistsError,
+    PoolNameError,
+    PoolNotFoundError,
+    PoolSizeError,
+    PoolSpaceError,
+    StorageError,
+    TargetError,
+)
+from rpma.pool.header import (
+    DATA_OFFSET,
+    MAX_SEQUENCE,
+    NO_ATTRIBUTES,
+    SLOT_SIZE,
+    Attributes,
+    Header,
+    choose,
+    encode,
+    slot_of,
+)
+from rpma.pool.sizes import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+__all__ = ["Listed", "PoolFile", "Store", "check_name"]
+
+_PAGE: Final = 4096
+_SUFFIX: Final = ".pool"
+_LOCK: Final = ".lock"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_UNFINISHED: Final = re.compile(rf"\.{_NAME.pattern}\.[0-9a-f]{{16}}\.new")
+_OPEN: Final = os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_A_FILE: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
+_BROKEN: Final = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.EUCLEAN, errno.EBADMSG)
+
+
+class _Unset(enum.Enum):
+    UNSET = 0
+
+
+def check_name(name: str) -> str:
+    """`name`, if a pool can have it: a letter or a digit, then at most 127 of letters, digits, ".",
+    "_" and "-", all ASCII. No such name leads out of a directory, and none is hidden in it.
+
+    PoolNameError otherwise, TypeError for what is no str.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name: a str is needed, not {type(name).__name__}")
+    if not _NAME.fullmatch(name):
+        shown = repr(name if len(name) <= 140 else name[:140] + "...")
+        raise PoolNameError(
+            f"name: {shown} cannot be the name of a pool; use 1 to 128 ASCII letters, digits, '.', "
+            "'_' and '-', the first of them a letter or a digit"
+        )
+    return name
+
+
+class PoolFile:
+    """The open file of a pool; made by `Store.create` and `Store.open`.
+
+    It outlives the Store that made it. Dropped without `close`, it gives a ResourceWarning.
+
+    Attributes:
+        name: the pool's name.
+        path: the file's path, for messages.
+        header: what the header was when the file was opened, or last updated with this object.
+    """
+
+    def __init__(self, name: str, path: str, fd: int, header: Header) -> None:
+        """For `Store` only."""
+        self.name = name
+        self.path = path
+        self.header = header
+        self._fd = fd
+
+    @property
+    def fd(self) -> int:
+        """The descriptor, open for reading and writing. ClosedError once closed."""
+        if self._fd < 0:
+            raise ClosedError(f"{self!r}: the pool's file has been closed")
+        return self._fd
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been called."""
+        return self._fd < 0
+
+    def close(self) -> None:
+        """Close the file. Closing again does nothing. Makes no data durable."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> PoolFile:
+        _ = self.fd
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
+            self.close()
+
+    def __repr__(self) -> str:
+        state = " (closed)" if self.closed else ""
+        return f"<rpma.PoolFile {self.name!r}: {self.header.size} bytes{state}>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A pool as `Store.list` found it.
+
+    Attributes:
+        name: the pool's name.
+        header: its header; None where it cannot be read.
+        problem: why the pool cannot be opened; "" where it can.
+        allocated: bytes of storage that the file takes.
+    """
+
+    name: str
+    header: Header | None
+    problem: str
+    allocated: int
+
+
+class Store:
+    """A directory of pools, for one target alone: a second Store on it, of this process or another,
+    is refused.
+
+    All methods may be called from several threads.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        """Take the directory, and remove what creations that never ended have left in it.
+
+        TargetError where there is no such directory, it cannot be used, or a target has it.
+        """
+        self._fd = self._lock_fd = -1
+        path = os.fspath(directory)
+        if not isinstance(path, str):
+            raise TypeError(f"directory: a str or a path is needed, not {type(directory).__name__}")
+        self._directory = os.path.abspath(path)
+        self._process = os.getpid()
+        self._resizing = threading.Lock()
+        self._writing = threading.RLock()  # a header
+        try:
+            self._take()
+        except BaseException:
+            self.close()
+            raise
+
+    def _take(self) -> None:
+        what = f"serve the directory {self._directory!r}"
+        with _pool_errors(what):
+            self._fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._lock_fd = os.open(_LOCK, os.O_RDWR | os.O_CREAT | _OPEN, 0o600, dir_fd=self._fd)
+            try:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # Not ours: close() would take it from whoever has it, were it our parent.
+                os.close(self._lock_fd)
+                self._lock_fd = -1
+                raise TargetError(
+                    f"cannot {what}: another target has it; stop that one, or use another directory"
+                ) from None
+            for file in os.listdir(self._fd):
+                if _UNFINISHED.fullmatch(file):
+                    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                        os.unlink(file, dir_fd=self._fd)
+
+    @property
+    def directory(self) -> str:
+        """The absolute path of the directory."""
+        return self._directory
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been called."""
+        return self._fd < 0
+
+    def close(self) -> None:
+        """Let go of the directory. Closing again does nothing; what is open stays open."""
+        lock, self._lock_fd = self._lock_fd, -1
+        directory, self._fd = self._fd, -1
+        if lock >= 0:
+            # Closing alone would leave the lock with the children that were forked meanwhile, and
+            # unlocking in one of them would take it from us.
+            if os.getpid() == self._process:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(lock, fcntl.LOCK_UN)
+            os.close(lock)
+        if directory >= 0:
+            os.close(directory)
+
+    def __enter__(self) -> Store:
+        self._open_fd()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<rpma.Store {self._directory!r}{' (closed)' if self.closed else ''}>"
+
+    def create(
+        self,
+        name: str,
+        size: int,
+        attributes: Attributes = NO_ATTRIBUTES,
+        content_length: int | None = None,
+    ) -> PoolFile:
+        """Make a pool of `size` zero bytes, durably, and open it.
+
+        Raises PoolNameError, PoolSizeError for a size or content length that cannot be,
+        PoolExistsError, PoolSpaceError where there is no room, and StorageError or TargetError for
+        anything else that fails. Whatever it raises, it leaves nothing behind.
+        """
+        check_name(name)
+        # Both slots from the start: there is no time at which one damaged sector costs the pool.
+        first = Header(
+            pool_id=uuid.uuid4(),
+            size=size,
+            created=max(time.time_ns(), 0),
+            content_length=content_length,
+            attributes=attributes,
+            sequence=1,
+        )
+        header = dataclasses.replace(first, sequence=2)
+        directory = self._open_fd()
+        file, path = name + _SUFFIX, self._path(name)
+        what = f"create the pool {name!r}"
+        exists = f"cannot {what}: there is one of that name in {self._directory!r}"
+        unfinished = f".{name}.{os.urandom(8).hex()}.new"
+        with _pool_errors(what):
+            if _is_there(file, directory):  # found out below as well, but only after the allocation
+                raise PoolExistsError(exists)
+            mode = os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN
+            fd = os.open(unfinished, mode, 0o600, dir_fd=directory)
+            leftovers = [unfinished]
+            try:
+                self._allocate(fd, 0, _file_length(header.size), what)
+                _write(fd, encode(first) + encode(header), 0)
+                os.fsync(fd)
+                try:
+                    # A link, since a rename would replace a pool made meanwhile.
+                    os.link(
+                        unfinished,
+                        file,
+                        src_dir_fd=directory,
+                        dst_dir_fd=directory,
+                        follow_symlinks=False,
+                    )
+                except FileExistsError:
+                    raise PoolExistsError(exists) from None
+                leftovers.append(file)
+                os.unlink(unfinished, dir_fd=directory)
+                _sync_directory(directory)
+            except BaseException:
+                os.close(fd)
+                for leftover in leftovers:
+                    with contextlib.suppress(OSError):
+                        os.unlink(leftover, dir_fd=directory)
+                raise
+        return PoolFile(name, path, fd, header)
+
+    def open(self, name: str) -> PoolFile:
+        """Open a pool for reading and writing.
+
+        Raises PoolNameError, PoolNotFoundError, PoolDamagedError where it is no regular file, has
+        no valid header or is shorter than its header says, and StorageError or TargetError for
+        anything else that fails.
+        """
+        check_name(name)
+        directory = self._open_fd()
+        with _pool_errors(f"open the pool {name!r}"):
+            fd = self._open_file(name, directory, os.O_RDWR)
+            try:
+                header, problem = _examine(fd)
+                if header is None or problem:
+                    raise self._damaged(name, problem)
+            except BaseException:
+                os.close(fd)
+                raise
+        return PoolFile(name, self._path(name), fd, header)
+
+    def update(
+        self,
+        pool_file: PoolFile,
+        *,
+        content_length: int | Literal[_Unset.UNSET] | None = _Unset.UNSET,
+        attributes: Attributes | None = None,
+        size: int | None = None,
+    ) -> Header:
+        """Change the header of an open pool, durably; what is not given stays as it is in the file.
+
+        After a crash on the way the pool has its old header or the new one, and after an error it
+        has the old one. `size` does not touch the data, and must fit into the file: `resize` is
+        what gives a pool another size.
+
+        Raises PoolSizeError for a size or content length that cannot be, PoolDamagedError where the
+        file is no longer valid, and PoolSpaceError, StorageError or TargetError where the system
+        fails. Returns the new header, which is that of `pool_file` from then on.
+        """
+        fd = pool_file.fd
+        with self._writing, _pool_errors(f"update the header of the pool {pool_file.name!r}"):
+            # Not that of pool_file: another one may have been open on the same pool.
+            old, problem = _examine(fd)
+            if old is None or problem:
+                raise self._damaged(pool_file.name, problem)
+            if old.sequence >= MAX_SEQUENCE:
+                raise self._damaged(
+                    pool_file.name, f"no number is left for a header after {old.sequence}"
+                )
+            new = dataclasses.replace(
+                old,
+                content_length=(
+                    old.content_length if content_length is _Unset.UNSET else content_length
+                ),
+                attributes=old.attributes if attributes is None else attributes,
+                size=old.size if size is None else size,
+                sequence=old.sequence + 1,
+            )
+            room = os.fstat(fd).st_size - DATA_OFFSET
+            if new.size > room:
+                raise PoolSizeError(
+                    f"size: {new.size} bytes do not fit into the file of the pool "
+                    f"{pool_file.name!r}, which has room for {room}; resize it"
+                )
+            offset = slot_of(new.sequence) * SLOT_SIZE
+            before = os.pread(fd, SLOT_SIZE, offset)
+            try:
+                _write(fd, encode(new), offset)
+                os.fdatasync(fd)
+            except BaseException:
+                # The next reader must not take a header that may not be durable for the newest one:
+                # the next update would then overwrite the other, which is.
+                with contextlib.suppress(OSError):
+                    _write(fd, before, offset)
+                raise
+            pool_file.header = new
+            return new
+
+    def resize(self, name: str, new_size: int) -> Header:
+        """Give a pool another size, durably. The data that fits stays, what is added is zero, and
+        a content length beyond the new size becomes the new size.
+
+        Nobody may have the pool mapped: what lies beyond the new end goes.
+
+        Raises what `open` raises, PoolSizeError, and PoolSpaceError where there is no room for the
+        growth; the pool is then as it was.
+        """
+        check_name(name)
+        # The header is apart from the data, and both orders below keep one rule: the file is never
+        # shorter than a header says that may be on the disk. So a growing file has its bytes before
+        # its header, and a shrinking one its header before it loses bytes. A crash in between
+        # leaves a file that is longer than it need be, which is harmless.
+        with self._resizing, self.open(name) as pool_file:
+            what = f"resize the pool {name!r}"
+            fd, old_size = pool_file.fd, pool_file.header.size
+            new_size = dataclasses.replace(
+                pool_file.header, size=new_size, content_length=None
+            ).size
+            with _pool_errors(what):
+                length, new_length = os.fstat(fd).st_size, _file_length(new_size)
+                if new_size > old_size:
+                    self._grow(fd, DATA_OFFSET + old_size, length, new_length, what)
+                with self._writing:
+                    if new_size != old_size:
+                        self._write_size(pool_file, new_size)
+                    if length > new_length:
+                        os.ftruncate(fd, new_length)
+            return pool_file.header
+
+    def remove(self, name: str) -> None:
+        """Remove a pool, valid or not, durably. Whoever has it open keeps the bytes until they
+        close it.
+
+        Raises PoolNameError, PoolNotFoundError, and StorageError or TargetError for anything else
+        that fails.
+        """
+        check_name(name)
+        directory = self._open_fd()
+        with _pool_errors(f"remove the pool {name!r}"):
+            try:
+                os.unlink(name + _SUFFIX, dir_fd=directory)
+            except FileNotFoundError:
+                raise self._not_found(name) from None
+            except IsADirectoryError:
+                raise self._damaged(name, "it is not a regular file") from None
+            _sync_directory(directory)
+
+    def list(self) -> builtins.list[Listed]:
+        """All pools, by name. One that cannot be opened is there with its problem; StorageError or
+        TargetError only where the directory itself cannot be read.
+        """
+        directory = self._open_fd()
+        with _pool_errors(f"list the pools of {self._directory!r}"):
+            files = os.listdir(directory)
+        names = sorted(file[: -len(_SUFFIX)] for file in files if file.endswith(_SUFFIX))
+        listed = (self._look_at(name, directory) for name in names if _NAME.fullmatch(name))
+        return [one for one in listed if one is not None]
+
+    def _look_at(self, name: str, directory: int) -> Listed | None:
+        """A pool for `list`; None where it has gone meanwhile."""
+        header, problem, allocated = None, "", 0
+        try:
+            with _pool_errors(f"open the pool {name!r}"):
+                allocated = _status(name + _SUFFIX, directory).st_blocks * 512
+                fd = self._open_file(name, directory, os.O_RDONLY)
+                try:
+                    header, problem = _examine(fd)
+                finally:
+                    os.close(fd)
+            if problem:
+                problem = str(self._damaged(name, problem))
+        except (PoolNotFoundError, FileNotFoundError):
+            return None
+        except PoolError as error:
+            problem = str(error)
+        return Listed(name=name, header=header, problem=problem, allocated=allocated)
+
+    def _open_file(self, name: str, directory: int, mode: int) -> int:
+        file = name + _SUFFIX
+        try:
+            # Opening alone does something to a device, and can wait for ever for a FIFO's other
+            # end: hence the look before, and O_NONBLOCK for what takes the file's place after it.
+            if not stat.S_ISREG(_status(file, directory).st_mode):
+                raise self._damaged(name, "it is not a regular file")
+            return os.open(file, mode | os.O_NONBLOCK | _OPEN, dir_fd=directory)
+        except FileNotFoundError:
+            raise self._not_found(name) from None
+        except OSError as error:
+            if error.errno in _NOT_A_FILE and not isinstance(error, PoolError):
+                raise self._damaged(name, "it is not a regular file") from None
+            raise
+
+    def _grow(self, fd: int, old_end: int, length: int, new_length: int, what: str) -> None:
+        """Give a file of `length` bytes those that it lacks, all zero from `old_end` on."""
+        try:
+            if new_length > length:
+                self._allocate(fd, length, new_length, what)
+            # The rest of the last page, and what a shrinking that a crash ended has left.
+            _zero(fd, old_end, min(length, new_length))
+            os.fsync(fd)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, length)
+            raise
+
+    def _write_size(self, pool_file: PoolFile, size: int) -> None:
+        content_length = pool_file.header.content_length
+        if content_length is not None:
+            content_length = min(content_length, size)
+        # Where this fails, the file keeps its length: the new header may be on the disk all the
+        # same, and would then come to light after a crash.
+        self.update(pool_file, size=size, content_length=content_length)
+
+    def _allocate(self, fd: int, length: int, new_length: int, what: str) -> None:
+        """Let a file of `length` bytes have `new_length`, with storage behind all of them."""
+        asked = new_length - length
+        info = os.fstatvfs(fd)
+        if info.f_blocks and asked > info.f_bfree * info.f_frsize:
+            # Before trying it: file systems hand out all that they have before they say no, and
+            # meanwhile nobody else has any.
+            raise self._no_room(asked, what, os.strerror(errno.ENOSPC))
+        try:
+            os.posix_fallocate(fd, 0, new_length)
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise self._no_room(asked, what, _reason(error)) from error
+            raise
+
+    def _no_room(self, asked: int, what: str, reason: str) -> PoolSpaceError:
+        free = "unknown"
+        with contextlib.suppress(OSError):
+            info = os.fstatvfs(self._open_fd())
+            free = _figure(info.f_bavail * info.f_frsize)
+        return PoolSpaceError(
+            f"cannot {what}: {reason}: {_figure(asked)} asked for, {free} free in "
+            f"{self._directory!r}"
+        )
+
+    def _damaged(self, name: str, problem: str) -> PoolDamagedError:
+        return PoolDamagedError(f"the pool {name!r} ({self._path(name)}) is damaged: {problem}")
+
+    def _not_found(self, name: str) -> PoolNotFoundError:
+        return PoolNotFoundError(f"there is no pool {name!r} in {self._directory!r}")
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._directory, name + _SUFFIX)
+
+    def _open_fd(self) -> int:
+        if self._fd < 0:
+            raise ClosedError(f"{self!r}: the store has been closed")
+        return self._fd
+
+
+def _file_length(size: int) -> int:
+    """The length of the file of a pool of `size` bytes."""
+    return DATA_OFFSET + -(-size // _PAGE) * _PAGE
+
+
+def _examine(fd: int) -> tuple[Header | None, str]:
+    """The header of a pool's file, where it has one, and what is wrong with the file, or ""."""
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        return None, "it is not a regular file"
+    slots = os.pread(fd, DATA_OFFSET, 0)
+    if len(slots) != DATA_OFFSET:
+        return None, f"it has {info.st_size} bytes, and the header alone takes {DATA_OFFSET}"
+    try:
+        header = choose(slots[:SLOT_SIZE], slots[SLOT_SIZE:])
+    except PoolDamagedError as error:
+        return None, str(error)
+    needed = DATA_OFFSET + header.size
+    if info.st_size < needed:
+        return header, f"it has {info.st_size} bytes, and its header asks for {needed}"
+    return header, ""
+
+
+def _status(file: str, directory: int) -> os.stat_result:
+    return os.stat(file, dir_fd=directory, follow_symlinks=False)
+
+
+def _is_there(file: str, directory: int) -> bool:
+    try:
+        _status(file, directory)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write(fd: int, data: bytes, offset: int) -> None:
+    """All of `data`: the system may take less at a time."""
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], offset + done)
+
+
+def _zero(fd: int, start: int, end: int) -> None:
+    zeros = bytes(min(1 << 20, max(end - start, 0)))
+    while start < end:
+        count = min(len(zeros), end - start)
+        _write(fd, zeros[:count], start)
+        start += count
+
+
+def _sync_directory(directory: int) -> None:
+    try:
+        os.fsync(directory)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that has no such thing
+            raise
+
+
+@contextlib.contextmanager
+def _pool_errors(what: str) -> Iterator[None]:
+    """Turn what the system raises into a `PoolError`; `what` as in "cannot " + what."""
+    try:
+        yield
+    except PoolError:
+        raise
+    except OSError as error:
+        kind: type[PoolError] = TargetError
+        if error.errno in _NO_ROOM:
+            kind = PoolSpaceError
+        elif error.errno in _BROKEN:
+            kind = StorageError
+        raise kind(f"cannot {what}: {_reason(error)}") from error
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _figure(size: int) -> str:
+    return f"{format_size(size)} ({size} bytes)"
