@@ -5,6 +5,10 @@ Register a piece of memory on one machine, read and write it from another withou
 CPU in the path, and make what was written durable. See docs/tutorial.md for a start.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from rpma import allocation, errors, log
 from rpma._fabric import Fabric
 from rpma._native import fabric
@@ -60,6 +64,10 @@ from rpma.peer import Peer, PeerConfig
 from rpma.srq import SharedReceiveQueue, SharedReceiveQueueConfig
 from rpma.version import Library, check_version, library, version_mismatch
 
+if TYPE_CHECKING:
+    from rpma import aio, pool
+    from rpma.pool import Target, create_pool, list_pools, open_pool, remove_pool
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -107,6 +115,7 @@ __all__ = [
     "SharedChannelError",
     "SharedReceiveQueue",
     "SharedReceiveQueueConfig",
+    "Target",
     "UnknownError",
     "Usage",
     "VersionError",
@@ -116,14 +125,32 @@ __all__ = [
     "WcStatus",
     "WorkCompletion",
     "__version__",
+    "aio",
     "allocation",
     "check_version",
+    "create_pool",
     "devices",
     "err_2str",
     "errormsg",
     "errors",
     "fabric",
     "library",
+    "list_pools",
     "log",
+    "open_pool",
+    "pool",
+    "remove_pool",
     "version_mismatch",
 ]
+
+# Pools come when they are first asked for: they need msgspec (the extra "pool"), and time.
+_OF_POOL = ("Target", "create_pool", "list_pools", "open_pool", "remove_pool")
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("aio", "pool") or name in _OF_POOL:
+        from importlib import import_module
+
+        module = import_module(f"rpma.{name if name == 'aio' else 'pool'}")
+        return getattr(module, name) if name in _OF_POOL else module
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

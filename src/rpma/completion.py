@@ -59,6 +59,11 @@ class WorkCompletion(NamedTuple):
         return self
 
 
+def room_for_one() -> Any:
+    """Room for a completion: a struct rpmapy_wc."""
+    return ffi.new(_ONE)
+
+
 def translate(raw: Any) -> WorkCompletion:
     """A WorkCompletion of a struct rpmapy_wc."""
     return _completion(_LAYOUT.unpack(ffi.buffer(raw)))
@@ -175,6 +180,18 @@ class CompletionQueue:
         if ret:
             raise self._error(ret, "wait for a completion")
         return translate(raw)
+
+    def next_into(self, room: Any, timeout: float | None = None) -> None:
+        """As `next_wc`, but into `room`, made by `room_for_one`; `translate` reads it there.
+
+        A signal handler that raises just when there is one does not make it get lost: `room` has
+        it, and another `wr_id` than before.
+        """
+        deadline = deadline_after(timeout)
+        while (ret := lib.rpmapy_cq_next_wc(self._h, deadline, room)) == _AGAIN:
+            pass
+        if ret:
+            raise self._error(ret, "wait for a completion")
 
     def _error(self, ret: int, what: str) -> Exception:
         if ret == lib.RPMAPY_E_ENDED:

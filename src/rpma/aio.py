@@ -1,0 +1,456 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Pools for asyncio: the names of `rpma.pool`, with calls to be awaited.
+
+::
+
+    async with rpma.aio.open_pool("db1.example:7204", "journal", token=token) as pool:
+        await pool.write_persist(0, b"...")
+        head = await pool.read(0, 16)
+
+What each call does, takes and raises is said in `rpma.pool`: it is the same, done by the same code.
+Many tasks may use one client at a time. A task that is cancelled leaves nothing behind that writes
+into memory of the program: `read_into` fills its buffer only when all has come, piece by piece, and
+a `PoolArray` keeps its task until the network is done with the array.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from rpma.errors import ClosedError, RpmaError
+from rpma.pool import logic
+from rpma.pool.address import TargetAddress
+from rpma.pool.aio_driver import AsyncDriver
+from rpma.pool.arrays import Index, RegisteredArray
+from rpma.pool.client import CONNECT_TIMEOUT, DEFAULT_BOUNCE_SIZE, bounce_size_of
+from rpma.pool.opened import OpenedPool
+from rpma.pool.pool import LEAVE_TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator
+    from types import TracebackType
+
+    import numpy.typing as npt
+
+    from rpma._types import Buffer, WritableBuffer
+    from rpma.pool.datapath import DataPath
+    from rpma.pool.header import Attributes
+    from rpma.pool.messages import Access, PoolInfo
+
+    Progress = Callable[[int, int], object]
+
+__all__ = [
+    "Client",
+    "Pool",
+    "PoolArray",
+    "connect",
+    "create_pool",
+    "list_pools",
+    "open_pool",
+    "remove_pool",
+]
+
+T = TypeVar("T", bound="Client | Pool")
+
+
+class Opening(Generic[T]):
+    """What opens something: ``await`` it, or enter it with ``async with``."""
+
+    def __init__(self, opening: Callable[[], Awaitable[T]]) -> None:
+        """Made by the functions of this module."""
+        self._opening = opening
+        self._opened: T | None = None
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._opening().__await__()
+
+    async def __aenter__(self) -> T:
+        self._opened = await self._opening()
+        return self._opened
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._opened is not None
+        await self._opened.__aexit__(kind, value, traceback)
+
+
+class _Closing:
+    async def close(self, *, timeout: float | None = None) -> None:
+        raise NotImplementedError
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            await self.close()
+            return
+        with contextlib.suppress(RpmaError, OSError):  # that exception goes on
+            await self.close(timeout=LEAVE_TIMEOUT)
+
+
+class Client(_Closing):
+    """A connection to a target: many pools over one. See `rpma.pool.Client`; made by `connect`."""
+
+    def __init__(self, address: TargetAddress, driver: AsyncDriver) -> None:
+        """Made by `connect`."""
+        self.address = address
+        self._driver = driver
+        self._pools: list[Pool] = []
+        self._closed = False
+
+    def create_pool(
+        self,
+        name: str,
+        size: int | str,
+        *,
+        attributes: Attributes | None = None,
+        content_length: int | None = None,
+        volatile: bool = False,
+        timeout: float | None = None,
+    ) -> Opening[Pool]:
+        """Create a pool and open it for writing."""
+        return Opening(
+            lambda: self._open(
+                logic.create(self._path, name, size, attributes, content_length, volatile), timeout
+            )
+        )
+
+    def open_pool(
+        self, name: str, *, access: Access = "write", timeout: float | None = None
+    ) -> Opening[Pool]:
+        """Open a pool."""
+        return Opening(lambda: self._open(logic.open_(self._path, name, access), timeout))
+
+    async def list_pools(self, *, timeout: float | None = None) -> list[PoolInfo]:
+        """All pools of the target, in order of their names."""
+        pools: list[PoolInfo] = await self._driver.whole(logic.list_(self._path), timeout)
+        return pools
+
+    async def describe_pool(self, name: str, *, timeout: float | None = None) -> PoolInfo:
+        """What the target says of one pool."""
+        info: PoolInfo = await self._driver.whole(logic.describe(self._path, name), timeout)
+        return info
+
+    async def resize_pool(
+        self, name: str, size: int | str, *, timeout: float | None = None
+    ) -> None:
+        """Change the size of a pool that nobody has open. What is added is zeros."""
+        await self._driver.whole(logic.resize(self._path, name, size), timeout)
+
+    async def remove_pool(self, name: str, *, timeout: float | None = None) -> None:
+        """Remove a pool that nobody has open."""
+        await self._driver.whole(logic.remove(self._path, name), timeout)
+
+    async def _open(self, steps: Any, timeout: float | None) -> Pool:
+        opened = await self._driver.whole(steps, timeout, undo=self._abandon)
+        pool = Pool(self, opened)
+        self._pools.append(pool)
+        return pool
+
+    def _abandon(self, opened: logic.PoolLogic) -> None:
+        """A task that was cancelled had asked for it."""
+        if not self._closed:
+            pool = Pool(self, opened)
+            self._driver.later(pool.close())
+
+    @property
+    def _path(self) -> DataPath:
+        if self._closed:
+            raise ClosedError("the client is closed")
+        path = self._driver.path
+        assert path is not None
+        return path
+
+    @property
+    def device(self) -> str:
+        """The name of the RDMA device that it uses."""
+        return self._path.peer.device.name
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed."""
+        return self._closed
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        """Close its pools, after what was issued is done, and the connection. Idempotent."""
+        if self._closed:
+            return
+        async with contextlib.AsyncExitStack() as stack:  # all of it, whatever fails
+            stack.callback(self._end)
+            for pool in tuple(self._pools):
+                stack.push_async_callback(pool.close, timeout=timeout)
+
+    def _end(self) -> None:
+        self._closed = True
+        self._driver.close()
+
+    async def __aenter__(self) -> Client:
+        if self._closed:
+            raise ClosedError("the client is closed")
+        return self
+
+    def __del__(self) -> None:
+        if not self._closed:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            self._closed = True
+            self._driver.close()
+
+    def __repr__(self) -> str:
+        return f"<rpma.aio.Client{' closed' if self._closed else ''} of {self.address}>"
+
+
+class Pool(OpenedPool, _Closing):
+    """A pool that is open. See `rpma.pool.Pool`."""
+
+    def __init__(self, client: Client, pool: logic.PoolLogic) -> None:
+        """Made by `Client`."""
+        super().__init__(pool)
+        self._client = client
+        self._run = client._driver.run
+        self._owns_client = False
+        self._arrays: list[PoolArray] = []
+
+    @property
+    def client(self) -> Client:
+        """The client that opened it."""
+        return self._client
+
+    async def read(
+        self,
+        offset: int = 0,
+        length: int | None = None,
+        *,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> bytes:
+        """Read."""
+        data: bytes = await self._run(self._logic.read(offset, length, progress), timeout)
+        return data
+
+    async def read_into(
+        self,
+        offset: int,
+        buffer: WritableBuffer,
+        *,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Fill a buffer with what is at `offset`."""
+        await self._run(self._logic.read_into(offset, buffer, progress), timeout)
+
+    async def write(
+        self,
+        offset: int,
+        data: Buffer,
+        *,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Write; done when the target's memory has the data, which is not yet durable."""
+        await self._run(self._logic.write(offset, data, progress), timeout)
+
+    async def write_persist(
+        self,
+        offset: int,
+        data: Buffer,
+        *,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Write; done when the data is durable."""
+        await self._run(self._logic.write_persist(offset, data, progress), timeout)
+
+    async def persist(
+        self, offset: int = 0, length: int | None = None, *, timeout: float | None = None
+    ) -> None:
+        """Make a range durable."""
+        await self._run(self._logic.persist(offset, length), timeout)
+
+    async def flush(
+        self, offset: int = 0, length: int | None = None, *, timeout: float | None = None
+    ) -> None:
+        """Make what was written visible to whoever reads the target's memory."""
+        await self._run(self._logic.flush(offset, length), timeout)
+
+    async def atomic_store(self, offset: int, value: int, *, timeout: float | None = None) -> None:
+        """Write 8 bytes as a whole."""
+        await self._run(self._logic.atomic_store(offset, value), timeout)
+
+    async def atomic_load(self, offset: int, *, timeout: float | None = None) -> int:
+        """Read 8 bytes as a whole."""
+        value: int = await self._run(self._logic.atomic_load(offset), timeout)
+        return value
+
+    def array(
+        self,
+        dtype: npt.DTypeLike = "uint8",
+        shape: int | tuple[int, ...] | None = None,
+        offset: int = 0,
+    ) -> PoolArray:
+        """A numpy array in registered memory, for a part of the pool."""
+        self._logic.check_open()
+        array = PoolArray(self, RegisteredArray(self._logic, dtype, shape, offset))
+        self._arrays.append(array)
+        return array
+
+    async def set_content_length(self, length: int | None, *, timeout: float | None = None) -> None:
+        """Note, durably, how many of its bytes are a file's content."""
+        await self._client._driver.whole(self._logic.set_content_length(length), timeout)
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        """Close it, after what was issued is done."""
+        if self._logic.closed:
+            return
+        driver = self._client._driver
+        is_lost = driver.is_lost or self._client.closed
+        arrays = [array._array for array in self._arrays]
+        try:
+            await driver.whole(self._logic.close(is_lost, arrays), timeout)
+        finally:
+            if self in self._client._pools:
+                self._client._pools.remove(self)
+            if self._owns_client:
+                await self._client.close()
+
+    async def __aenter__(self) -> Pool:
+        self._logic.check_open()
+        return self
+
+    def __repr__(self) -> str:
+        return f"<rpma.aio.Pool {self.name!r}{self._state()}, at {self._client.address}>"
+
+
+class PoolArray:
+    """A part of a pool as a numpy array in registered memory. See `rpma.pool.PoolArray`.
+
+    Attributes:
+        local: the numpy array.
+    """
+
+    def __init__(self, pool: Pool, array: RegisteredArray) -> None:
+        """Made by `Pool.array`."""
+        self._pool = pool
+        self._array = array
+        self.local = array.local
+
+    async def read(self, index: Index = None, *, timeout: float | None = None) -> None:
+        """Read rows of the pool into `local`."""
+        await self._pool._run(self._array.read(index), timeout)
+
+    async def write(self, index: Index = None, *, timeout: float | None = None) -> None:
+        """Write rows of `local` into the pool."""
+        await self._pool._run(self._array.write(index), timeout)
+
+    async def persist(self, index: Index = None, *, timeout: float | None = None) -> None:
+        """Make rows durable that were written."""
+        at, length = self._array.range(index)
+        await self._pool.persist(self._array.offset + at, length, timeout=timeout)
+
+    def close(self) -> None:
+        """Deregister its memory; `local` lives on as an ordinary array."""
+        self._array.close()
+
+
+def connect(
+    target: str | TargetAddress,
+    *,
+    token: Buffer | str | None = None,
+    bounce_size: int | str = DEFAULT_BOUNCE_SIZE,
+    timeout: float | None = CONNECT_TIMEOUT,
+) -> Opening[Client]:
+    """Connect to a target. See `rpma.pool.Client`."""
+
+    async def opening() -> Client:
+        address = target if isinstance(target, TargetAddress) else TargetAddress.parse(target)
+        size, secret = bounce_size_of(bounce_size), logic.check_token(token)
+        driver = AsyncDriver()
+        try:
+            driver.watch(await driver.run(logic.connect(address, secret, size, timeout), timeout))
+        except BaseException:
+            driver.close()
+            raise
+        return Client(address, driver)
+
+    return Opening(opening)
+
+
+def create_pool(
+    target: str | TargetAddress,
+    name: str,
+    size: int | str,
+    *,
+    token: Buffer | str | None = None,
+    attributes: Attributes | None = None,
+    volatile: bool = False,
+    bounce_size: int | str = DEFAULT_BOUNCE_SIZE,
+    timeout: float | None = CONNECT_TIMEOUT,
+) -> Opening[Pool]:
+    """Create a pool on a target, over a connection of its own."""
+    return _alone(
+        connect(target, token=token, bounce_size=bounce_size, timeout=timeout),
+        lambda client: client.create_pool(
+            name, size, attributes=attributes, volatile=volatile, timeout=timeout
+        ),
+    )
+
+
+def open_pool(
+    target: str | TargetAddress,
+    name: str,
+    *,
+    access: Access = "write",
+    token: Buffer | str | None = None,
+    bounce_size: int | str = DEFAULT_BOUNCE_SIZE,
+    timeout: float | None = CONNECT_TIMEOUT,
+) -> Opening[Pool]:
+    """Open a pool of a target, over a connection of its own."""
+    return _alone(
+        connect(target, token=token, bounce_size=bounce_size, timeout=timeout),
+        lambda client: client.open_pool(name, access=access, timeout=timeout),
+    )
+
+
+async def remove_pool(
+    target: str | TargetAddress,
+    name: str,
+    *,
+    token: Buffer | str | None = None,
+    timeout: float | None = CONNECT_TIMEOUT,
+) -> None:
+    """Remove a pool of a target."""
+    async with connect(target, token=token, timeout=timeout) as client:
+        await client.remove_pool(name, timeout=timeout)
+
+
+async def list_pools(
+    target: str | TargetAddress,
+    *,
+    token: Buffer | str | None = None,
+    timeout: float | None = CONNECT_TIMEOUT,
+) -> list[PoolInfo]:
+    """List the pools of a target."""
+    async with connect(target, token=token, timeout=timeout) as client:
+        return await client.list_pools(timeout=timeout)
+
+
+def _alone(connecting: Opening[Client], open_: Callable[[Client], Opening[Pool]]) -> Opening[Pool]:
+    async def opening() -> Pool:
+        client = await connecting
+        try:
+            pool = await open_(client)
+        except BaseException:
+            await client.close()
+            raise
+        pool._owns_client = True
+        return pool
+
+    return Opening(opening)

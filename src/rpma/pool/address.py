@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Target node addresses: where a target is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from rpma.errors import InvalidArgumentError
+
+DEFAULT_PORT = 7204
+"""The port on which a target listens, where none is given."""
+
+_HOST = re.compile(
+    r"(?:(?P<user>[^@\[\]/:]+)@)?"
+    r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<host>[^@\[\]/:\s]+))"
+    r"(?::(?P<port>[0-9]+))?"
+)
+_SHOULD_BE = (
+    "should be [user@]host[:port] or ssh://[user@]host[:port]/directory, an IPv6 address in "
+    "brackets"
+)
+
+
+@dataclass(frozen=True)
+class TargetAddress:
+    """Where a target is.
+
+    Attributes:
+        host: its name or address.
+        port: of the target itself; with ssh that of the SSH server, None being ssh's default.
+        user: whose token it is; with ssh the user there. None: the default.
+        directory: with ssh, the directory of pools to serve; None: a target that is running.
+    """
+
+    host: str
+    port: int | None = DEFAULT_PORT
+    user: str | None = None
+    directory: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> TargetAddress:
+        """The address that `text` says.
+
+        Raises:
+            TypeError: it is not a string.
+            InvalidArgumentError: it is no address.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"target must be a string, not {type(text).__name__}")
+        if text.startswith("ssh://"):
+            place, slash, directory = text[len("ssh://") :].partition("/")
+            if not slash:
+                raise InvalidArgumentError(
+                    f"target={text!r} names no directory: ssh://[user@]host[:port]/directory"
+                )
+            return cls._parse(text, place, None, "/" + directory)
+        return cls._parse(text, text, DEFAULT_PORT, None)
+
+    @classmethod
+    def _parse(
+        cls, text: str, place: str, default: int | None, directory: str | None
+    ) -> TargetAddress:
+        match = _HOST.fullmatch(place)
+        # A name that begins like an option must not become one of ssh's.
+        if not match or place.startswith("-") or "@-" in place:
+            raise InvalidArgumentError(f"target={text!r} {_SHOULD_BE}")
+        port = default if match["port"] is None else int(match["port"])
+        if port is not None and not 0 < port < 1 << 16:
+            raise InvalidArgumentError(f"target={text!r}: port {port} must be from 1 to 65535")
+        return cls(match["ipv6"] or match["host"], port, match["user"], directory)
+
+    def __str__(self) -> str:
+        """As `parse` takes it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        place = f"{self.user}@{host}" if self.user else host
+        if self.directory is not None:
+            port = f":{self.port}" if self.port is not None else ""
+            return f"ssh://{place}{port}{self.directory}"
+        return f"{place}:{self.port}"
+
+
+def parse_pool(text: str) -> tuple[TargetAddress, str]:
+    """What TARGET/POOL says: `host:7204/journal`, `ssh://host/dir/journal`.
+
+    Raises:
+        InvalidArgumentError: it is no address, or names no pool.
+    """
+    target, slash, name = text.rpartition("/")
+    if not slash or not name or target.endswith(":/"):
+        raise InvalidArgumentError(f"{text!r} should be TARGET/POOL: host:7204/journal, say")
+    return TargetAddress.parse(target), name

@@ -1,0 +1,442 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A client's data connection: what is under way on it, and who waits for what.
+
+Nothing here waits. Requests are posted, each with a `Waiter`; work completions come in by
+`DataPath.complete` and finish the waiters. Whoever drives it, blocking or asyncio, brings them.
+"""
+
+from __future__ import annotations
+
+import copy
+import struct
+from collections import deque
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from rpma import allocation
+from rpma.completion import room_for_one, translate
+from rpma.config import ConnectionConfig
+from rpma.constants import CompletionFlags, FlushType, Usage, WcStatus
+from rpma.errors import RpmaError, completion_error
+from rpma.peer import Peer, PeerConfig
+from rpma.pool.errors import (
+    NotDurableError,
+    PoolAccessError,
+    PoolError,
+    ProtocolError,
+    StorageError,
+    TargetLost,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rpma.completion import WorkCompletion
+    from rpma.connection import Connection
+    from rpma.memory import MemoryRegion, RemoteMemoryRegion
+    from rpma.pool.messages import Session
+    from rpma.pool.ssh import SshTarget
+
+SEGMENT_SIZE = 256 << 10
+"""How much one request moves at most, in bytes."""
+
+SMALL_SIZE = 4096
+"""A transfer up to this size, in bytes, takes a small slot of the bounce buffers."""
+
+LEAST_BOUNCE_SIZE = 1 << 20
+"""Fewer bounce buffers than this, in bytes, are not enough to go on with."""
+
+SEND_QUEUE_SIZE = 128
+
+_REQUEST = struct.Struct("<QQQII")
+_ANSWER = struct.Struct("<QII")
+REQUEST_SIZE = _REQUEST.size
+ANSWER_SIZE = _ANSWER.size
+
+_NOTHING = (1 << 64) - 1  # in the wr_id of a room for a completion that has none
+_INTERRUPTED = "a signal handler raised in the middle of a request: close the client, connect again"
+_RECEIVE = 1 << 62  # in the wr_id of a receive, with the number of its buffer
+_ALWAYS = CompletionFlags.ALWAYS
+_ON_ERROR = CompletionFlags.ON_ERROR
+_SUCCESS = WcStatus.SUCCESS
+_LOST = (WcStatus.RETRY_EXC_ERR, WcStatus.RNR_RETRY_EXC_ERR, WcStatus.WR_FLUSH_ERR)
+
+_REFUSALS: dict[int, tuple[type[PoolError], str]] = {
+    1: (
+        PoolAccessError,
+        "the target does not let this range be persisted: is it open for reading?",
+    ),
+    2: (StorageError, "the target's storage failed: what was written since may be lost"),
+    3: (NotDurableError, "the pool is in DRAM: nothing can make it durable"),
+}
+
+
+class Waiter:
+    """Something that is not done yet.
+
+    Attributes:
+        done: whether it is.
+        error: why it failed, once it is done, or None.
+        callback: called when it becomes done, or None.
+    """
+
+    __slots__ = ("callback", "done", "error")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.error: Exception | None = None
+        self.callback: Callable[[], object] | None = None
+
+    def finish(self, error: Exception | None = None) -> None:
+        """It is done, or has failed."""
+        if not self.done:
+            self.done, self.error = True, error
+            if self.callback is not None:
+                self.callback()
+
+
+class Slot:
+    """A piece of the bounce buffers.
+
+    Attributes:
+        offset: where it is in their region, in bytes.
+        view: its memory.
+    """
+
+    __slots__ = ("_home", "offset", "view")
+
+    def __init__(self, home: list[Slot], offset: int, view: memoryview) -> None:
+        self._home, self.offset, self.view = home, offset, view
+
+    def give_back(self) -> None:
+        """It is free again."""
+        self._home.append(self)
+
+
+class DataPath:
+    """The data connection of a client.
+
+    Attributes:
+        connection: librpma's.
+        bounce: the region of the bounce buffers.
+        broken: why nothing can be posted any more, or None.
+        started: a target that lives as long as this connection, or None.
+    """
+
+    def __init__(
+        self,
+        peer: Peer,
+        connection: Connection,
+        bounce: MemoryRegion,
+        messages: MemoryRegion,
+        depth: int,
+        target: str,
+    ) -> None:
+        """Made by `connect`."""
+        self.peer = peer
+        self.connection = connection
+        self.bounce = bounce
+        self.broken: Exception | None = None
+        self.started: SshTarget | None = None
+        self._messages = messages
+        self._message_view = messages.view
+        self._target = target
+        self._torn = False
+        self._one = room_for_one()
+        self._one.wr_id = _NOTHING
+        self._posted = 0
+        self._retired = 0
+        self._signal_each = SEND_QUEUE_SIZE // 4
+        self._under_way: deque[Waiter | None] = deque()
+        self._next_id = 0
+        self._answers: dict[int, tuple[Waiter, int]] = {}
+        self._requests_free = list(range(depth))
+        self._answers_at = depth * REQUEST_SIZE
+        self._room: list[Waiter] = []
+        self._view = bounce.view
+        self._small: list[Slot] = []
+        self._large: list[Slot] = []
+        border = len(bounce) // 8 // SEGMENT_SIZE * SEGMENT_SIZE or SEGMENT_SIZE
+        for home, size, begin, end in (
+            (self._small, SMALL_SIZE, 0, border),
+            (self._large, SEGMENT_SIZE, border, len(bounce)),
+        ):
+            for offset in range(begin, end - size + 1, size):
+                home.append(Slot(home, offset, self._view[offset : offset + size]))
+
+    # ---- room ------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise what broke it, if it is broken."""
+        if self._torn:
+            self._break(TargetLost(_INTERRUPTED))
+        if self.broken is not None:
+            raise again(self.broken)
+
+    def tear(self) -> None:
+        """Something was interrupted in the middle: nobody knows what is under way."""
+        self._torn = True
+
+    def slot(self, length: int) -> Slot | None:
+        """A slot for up to `length` bytes, perhaps for fewer; None: none is free."""
+        if length <= SMALL_SIZE and self._small:
+            return self._small.pop()
+        return self._large.pop() if self._large else None
+
+    def has_room(self, requests: int) -> bool:
+        """Whether so many requests can be posted."""
+        return self._posted - self._retired + requests <= SEND_QUEUE_SIZE
+
+    def has_request_room(self) -> bool:
+        """Whether a flush request can be sent."""
+        return bool(self._requests_free) and self.has_room(1)
+
+    def room(self) -> Waiter:
+        """Done when there may be room."""
+        waiter = Waiter()
+        if self.broken is not None:
+            waiter.finish(self.broken)
+        else:
+            self._room.append(waiter)
+        return waiter
+
+    def make_room(self) -> None:
+        """Somebody gave something back."""
+        if self._room:
+            waiters, self._room = self._room, []
+            for waiter in waiters:
+                waiter.finish()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way that somebody waits for."""
+        return not self._answers and all(waiter is None for waiter in self._under_way)
+
+    # ---- posting: after a look for room ----------------------------------------------------------
+
+    def write(
+        self,
+        dst: RemoteMemoryRegion,
+        dst_offset: int,
+        src: MemoryRegion,
+        src_offset: int,
+        length: int,
+        waiter: Waiter | None,
+    ) -> None:
+        """Post a write; `waiter` is None where a later request tells that it is done."""
+        post, flags = self.connection.write, self._flags(waiter)
+        self._post(waiter, flags, post, dst, dst_offset, src, src_offset, length)
+
+    def read(
+        self,
+        dst: MemoryRegion,
+        dst_offset: int,
+        src: RemoteMemoryRegion,
+        src_offset: int,
+        length: int,
+        waiter: Waiter,
+    ) -> None:
+        """Post a read."""
+        post = self.connection.read
+        self._post(waiter, _ALWAYS, post, dst, dst_offset, src, src_offset, length)
+
+    def atomic_write(
+        self, dst: RemoteMemoryRegion, dst_offset: int, value: bytes, waiter: Waiter
+    ) -> None:
+        """Post an atomic write of 8 bytes."""
+        self._post(waiter, _ALWAYS, self.connection.atomic_write, dst, dst_offset, value)
+
+    def flush(
+        self,
+        dst: RemoteMemoryRegion,
+        dst_offset: int,
+        length: int,
+        kind: FlushType,
+        waiter: Waiter,
+    ) -> None:
+        """Post a flush."""
+        self._post(waiter, _ALWAYS, self.connection.flush, dst, dst_offset, length, kind)
+
+    def request_flush(self, number: int, offset: int, length: int, waiter: Waiter) -> None:
+        """Send the target a flush request; done when its answer is here."""
+        self._torn = True
+        place = self._requests_free.pop()
+        at, identity = place * REQUEST_SIZE, self._next_id
+        _REQUEST.pack_into(self._message_view, at, identity, offset, length, number, 0)
+        self._next_id += 1
+        self._answers[identity] = waiter, place
+        try:
+            self._post(
+                None, self._flags(None), self.connection.send, self._messages, at, REQUEST_SIZE
+            )
+        except RpmaError:
+            del self._answers[identity]
+            self._requests_free.append(place)
+            raise
+
+    def _flags(self, waiter: Waiter | None) -> CompletionFlags:
+        # A request that nobody waits for is retired by a later one: there must be one soon.
+        if waiter is None and (self._posted + 1) % self._signal_each:
+            return _ON_ERROR
+        return _ALWAYS
+
+    def _post(
+        self,
+        waiter: Waiter | None,
+        flags: CompletionFlags,
+        post: Callable[..., None],
+        *arguments: object,
+    ) -> None:
+        # A signal handler may raise at any moment: then nobody knows how far this came.
+        self._torn = True
+        try:
+            post(*arguments, flags=flags, wr_id=self._posted)
+        except RpmaError:
+            self._torn = False
+            raise
+        self._posted += 1
+        self._under_way.append(waiter)
+        self._torn = False
+
+    # ---- completions -----------------------------------------------------------------------------
+
+    def progress(self, timeout: float | None) -> None:
+        """Wait for a work completion, and see to it.
+
+        Raises:
+            WaitTimeoutError: there was none in time.
+        """
+        if self._torn:
+            self._break(TargetLost(_INTERRUPTED))
+            return
+        one = self._one
+        if one.wr_id == _NOTHING:  # else there was one when a signal handler raised
+            try:
+                self.connection.cq.next_into(one, timeout)
+            except ConnectionError as error:  # it ended, and nothing is left to complete
+                self.lose(error)
+                return
+        self._torn = True
+        wc = translate(one)
+        one.wr_id = _NOTHING
+        self.complete(wc)
+        self._torn = False
+
+    def complete(self, wc: WorkCompletion) -> None:
+        """See to a work completion."""
+        if wc.status is not _SUCCESS:
+            self._fail(wc)
+        elif wc.wr_id & _RECEIVE:
+            self._answered(wc)
+        else:
+            self._retire(wc.wr_id)
+        self.make_room()
+
+    def _retire(self, number: int) -> None:
+        # A send queue completes in order: this one tells of all before it.
+        while self._retired <= number and self._under_way:
+            self._retired += 1
+            waiter = self._under_way.popleft()
+            if waiter is not None:
+                waiter.finish()
+
+    def _answered(self, wc: WorkCompletion) -> None:
+        at = self._answers_at + (wc.wr_id & ~_RECEIVE) * ANSWER_SIZE
+        identity, status, reserved = _ANSWER.unpack_from(self._message_view, at)
+        waiter, place = self._answers.pop(identity, (None, -1))
+        if wc.byte_len != ANSWER_SIZE or reserved or waiter is None:
+            self._break(ProtocolError("an answer came that is not the protocol's"))
+            return
+        self.connection.recv(self._messages, at, ANSWER_SIZE, wr_id=wc.wr_id)
+        self._requests_free.append(place)
+        if status == 0:
+            waiter.finish()
+        else:
+            cls, words = _REFUSALS.get(status, (ProtocolError, f"the answer has status {status}"))
+            waiter.finish(cls(words))
+
+    def _fail(self, wc: WorkCompletion) -> None:
+        error: RpmaError = completion_error(wc, "a request to the target")
+        if wc.status in _LOST:
+            error = TargetLost(f"the connection to {self._target} is lost: {error}")
+        if not wc.wr_id & _RECEIVE and self.broken is None:
+            self._retire(wc.wr_id - 1)
+        self._break(error)
+
+    def lose(self, cause: Exception) -> None:
+        """The connection has ended."""
+        self._break(TargetLost(f"the connection to {self._target} is lost: {cause}"))
+
+    def _break(self, error: Exception) -> None:
+        if self.broken is None:
+            self.broken = error
+        waiters = [waiter for waiter in self._under_way if waiter is not None]
+        waiters += [waiter for waiter, _ in self._answers.values()]
+        waiters += self._room
+        self._under_way.clear()
+        self._answers.clear()
+        self._room = []
+        for waiter in waiters:
+            waiter.finish(self.broken)
+
+    # ---- the end ---------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Disconnect, and let go of all memory."""
+        if self.broken is None:
+            self.broken = ProtocolError("the connection to the target is closed")
+        self.connection.close()
+        for slot in (*self._small, *self._large):
+            slot.view.release()
+        self._view.release()
+        self._message_view.release()
+        self.bounce.close()
+        self._messages.close()
+        self.peer.close()
+        if self.started is not None:
+            self.started.close()
+
+
+def again(error: Exception) -> Exception:
+    """The error, to be raised once more: it must not gather the tracebacks of all who meet it."""
+    return copy.copy(error)
+
+
+def connect(
+    host: str, session: Session, ticket: bytes, bounce_size: int, timeout: float | None
+) -> DataPath:
+    """Make the data connection of a session.
+
+    Args:
+        host: where the target is, as the client came to it.
+        session: what the target said of it.
+        ticket: what lets this connection in.
+        bounce_size: how many bytes of bounce buffers, in bytes.
+        timeout: in seconds.
+
+    Raises:
+        ConnectionEventError: the target does not let it in, or is not there.
+        NoDeviceError: no RDMA device leads there.
+    """
+    depth = session.depth
+    where = session.host or host
+    config = ConnectionConfig(
+        sq_size=SEND_QUEUE_SIZE, rq_size=depth, cq_size=SEND_QUEUE_SIZE + depth
+    )
+    with ExitStack() as undo:
+        peer = undo.enter_context(Peer.for_address(where, remote=True))
+        memory = allocation.anonymous(bounce_size)
+        bounce = undo.enter_context(peer.register(memory, Usage.WRITE_SRC | Usage.READ_DST))
+        memory = allocation.anonymous(depth * (REQUEST_SIZE + ANSWER_SIZE))
+        messages = undo.enter_context(peer.register(memory, Usage.SEND | Usage.RECV))
+        with peer.request(where, session.port, config) as request:
+            for number in range(depth):
+                at = depth * REQUEST_SIZE + number * ANSWER_SIZE
+                request.recv(messages, at, ANSWER_SIZE, wr_id=_RECEIVE | number)
+            connection = undo.enter_context(request.connect(ticket))
+        connection.wait_established(timeout)
+        connection.apply_remote_peer_config(PeerConfig.from_descriptor(session.peer_config))
+        target = f"{where}:{session.port}"
+        path = DataPath(peer, connection, bounce, messages, depth, target)
+        undo.pop_all()
+    return path

@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The pools that a target serves: their memory, who has them open, and how they become durable.
+
+Everything here may block on storage, and runs in one thread at a time.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import dataclasses
+import errno
+import os
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from rpma import allocation
+from rpma.constants import Usage
+from rpma.errors import ProviderError
+from rpma.pool.durability import Durable, Persistency, is_pmem
+from rpma.pool.errors import (
+    PoolBusyError,
+    PoolError,
+    PoolExistsError,
+    PoolNotFoundError,
+    PoolSpaceError,
+    StorageError,
+    TargetError,
+)
+from rpma.pool.header import DATA_OFFSET, Attributes, Header
+from rpma.pool.messages import LISTED_AT_ONCE, PoolInfo
+from rpma.pool.sizes import format_size
+from rpma.pool.store import Listed, PoolFile, Store, check_name
+
+if TYPE_CHECKING:
+    from rpma.memory import MemoryRegion
+    from rpma.peer import Peer
+    from rpma.pool.messages import Access
+
+# Kernel devices do not pin pages of every file: see allocation.map_file.
+_NOT_PINNED = (errno.EFAULT, errno.EOPNOTSUPP)
+
+_READ = Usage.READ_SRC | Usage.FLUSH_TYPE_VISIBILITY
+_WRITE = _READ | Usage.WRITE_DST
+
+
+class ServedPool:
+    """A pool that somebody has open, or one in DRAM.
+
+    Attributes:
+        name: its name.
+        header: what is known of it.
+        users: who has it open, and how.
+        persistency: how it becomes durable.
+        durable: by which the answers to flush requests make it so.
+        is_shadowed: whether the RNIC works on a copy in DRAM, since the device cannot pin the file.
+    """
+
+    def __init__(self, name: str, header: Header, file: PoolFile | None) -> None:
+        """Without memory yet; see `map`."""
+        self.name = name
+        self.header = header
+        self.file = file
+        self.users: dict[object, Access] = {}
+        self.persistency = Persistency.NONE
+        self.durable: Durable | None = None
+        self.is_shadowed = False
+        self._mapping: allocation.Memory | None = None
+        self._shadow: allocation.Memory | None = None
+        self._data: memoryview | None = None  # what is registered
+
+    def map(self, peer: Peer, direct_write_to_pmem: bool) -> None:
+        """Bring its memory into being, as the device of `peer` can take it.
+
+        Raises:
+            StorageError: the file cannot be mapped.
+            PoolSpaceError: a copy is needed, and there is no memory for it.
+        """
+        size = self.header.size
+        if self.file is None:
+            self._shadow = _memory(size, self.name)
+            self._data = self._shadow.view
+            self.durable = Durable(self._data, None, Persistency.NONE)
+            return
+        try:
+            self._mapping = allocation.map_file(f"/proc/self/fd/{self.file.fd}", DATA_OFFSET + size)
+        except (OSError, ValueError) as error:
+            raise StorageError(f"pool {self.name!r}: cannot map its file: {error}") from error
+        stored = self._mapping.view[DATA_OFFSET:]
+        is_persistent = self._mapping.is_dax or is_pmem(stored)
+        self.persistency = Persistency.PMEM if is_persistent else Persistency.MSYNC
+        if _can_register(peer, stored):
+            self._data = stored
+            if is_persistent and direct_write_to_pmem:
+                self.persistency = Persistency.FLUSH
+            self.durable = Durable(stored, None, self.persistency)
+            return
+        self.is_shadowed = True
+        self._shadow = _memory(size, self.name)
+        self._data = self._shadow.view
+        self._data[:] = stored
+        self.durable = Durable(self._data, stored, self.persistency)
+
+    def register(self, peer: Peer, access: Access) -> MemoryRegion:
+        """A region of it, in the protection domain of `peer`."""
+        assert self._data is not None
+        usage = _READ if access == "read" else _WRITE
+        if self.persistency is Persistency.FLUSH:
+            usage |= Usage.FLUSH_TYPE_PERSISTENT
+        return peer.register(self._data, usage)
+
+    def close(self) -> None:
+        """Let go of the memory and the file; what only the copy in DRAM has goes to the file.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        try:
+            if self.is_shadowed and self.durable is not None:
+                self.durable.write_back()
+        finally:
+            if self.durable is not None:
+                self.durable.close()
+            if self._data is not None:
+                self._data.release()
+            for memory in (self._shadow, self._mapping):
+                if memory is not None:
+                    memory.close()
+            if self.file is not None:
+                self.file.close()
+
+
+def _can_register(peer: Peer, data: memoryview) -> bool:
+    try:
+        peer.register(data, _WRITE).close()
+    except ProviderError as error:
+        if error.errno in _NOT_PINNED:
+            return False
+        raise
+    return True
+
+
+def _memory(size: int, name: str) -> allocation.Memory:
+    try:
+        return allocation.anonymous(size)
+    except MemoryError as error:
+        raise PoolSpaceError(
+            f"pool {name!r}: the target has no {format_size(size)} of memory"
+        ) from error
+
+
+class ServedPools:
+    """All pools of a target."""
+
+    def __init__(self, store: Store | None, *, dram_limit: int, direct_write_to_pmem: bool) -> None:
+        """Serve the pools of `store`, and up to `dram_limit` bytes of pools in DRAM."""
+        self._store = store
+        self._dram_limit = dram_limit
+        self._direct_write_to_pmem = direct_write_to_pmem
+        self._open: dict[str, ServedPool] = {}
+        self._dram: dict[str, ServedPool] = {}
+
+    # ---- what clients ask for --------------------------------------------------------------------
+
+    def create(
+        self,
+        name: str,
+        size: int,
+        attributes: Attributes,
+        content_length: int | None,
+        volatile: bool,
+        user: object,
+        peer: Peer,
+    ) -> ServedPool:
+        """Create a pool, and open it for writing."""
+        check_name(name)
+        if name in self._dram:
+            raise PoolExistsError(f"pool {name!r} exists: choose another name, or remove it")
+        if volatile:
+            pool = self._create_in_dram(name, size, attributes, content_length)
+        else:
+            file = self._files().create(name, size, attributes, content_length)
+            pool = ServedPool(name, file.header, file)
+        try:
+            return self._add_user(pool, user, "write", peer)
+        except BaseException:
+            if not volatile:  # the client is told that there is none
+                self._files().remove(name)
+            raise
+
+    def _create_in_dram(
+        self, name: str, size: int, attributes: Attributes, content_length: int | None
+    ) -> ServedPool:
+        if self._store is not None and _is_there(self._store, name):
+            raise PoolExistsError(f"pool {name!r} exists: choose another name, or remove it")
+        used = sum(pool.header.size for pool in self._dram.values())
+        if size > self._dram_limit - used:
+            raise PoolSpaceError(
+                f"{format_size(size)} of DRAM are asked for, {format_size(self._dram_limit - used)}"
+                f" of the {format_size(self._dram_limit)} that this target gives are free"
+            )
+        header = Header(
+            pool_id=uuid.uuid4(),
+            size=size,
+            created=time.time_ns(),
+            content_length=content_length,
+            attributes=attributes,
+        )
+        return ServedPool(name, header, None)
+
+    def open(self, name: str, access: Access, user: object, peer: Peer) -> ServedPool:
+        """Open a pool."""
+        check_name(name)
+        pool = self._open.get(name) or self._dram.get(name)
+        if pool is None:
+            file = self._files().open(name)
+            pool = ServedPool(name, file.header, file)
+        held = set(pool.users.values())
+        if held and (held != {access} or access == "write"):
+            raise PoolBusyError(
+                f"pool {name!r} is open by {len(pool.users)} for {', '.join(sorted(held))}: "
+                f"it cannot be opened for {access} until they close it"
+            )
+        if user in pool.users:
+            raise PoolBusyError(f"pool {name!r} is open by this client already")
+        return self._add_user(pool, user, access, peer)
+
+    def _add_user(self, pool: ServedPool, user: object, access: Access, peer: Peer) -> ServedPool:
+        if pool.durable is None:
+            try:
+                pool.map(peer, self._direct_write_to_pmem)
+            except BaseException:
+                with contextlib.suppress(StorageError):
+                    pool.is_shadowed = False  # there is nothing to write back
+                    pool.close()
+                raise
+        pool.users[user] = access
+        self._open[pool.name] = pool
+        if pool.file is None:
+            self._dram[pool.name] = pool
+        return pool
+
+    def release(self, pool: ServedPool, user: object) -> None:
+        """`user` has it open no longer.
+
+        Raises:
+            StorageError: what was written, but not persisted, could not be kept.
+        """
+        if pool.users.pop(user, None) is None or pool.users:
+            return
+        del self._open[pool.name]
+        if pool.file is not None:
+            pool.close()
+
+    def release_all(self, user: object) -> None:
+        """`user` has nothing open any longer."""
+        for pool in tuple(self._open.values()):
+            with contextlib.suppress(StorageError):
+                self.release(pool, user)
+
+    def set_content_length(self, pool: ServedPool, length: int | None) -> None:
+        """Note how much of an open pool is a file's content."""
+        if pool.file is not None:
+            pool.header = self._files().update(pool.file, content_length=length)
+        else:
+            pool.header = dataclasses.replace(pool.header, content_length=length)
+
+    def resize(self, name: str, size: int) -> None:
+        """Change the size of a pool that nobody has open."""
+        self._require_unused(name)
+        if name in self._dram:
+            raise TargetError(f"pool {name!r} is in DRAM: only pools in files change their size")
+        self._files().resize(name, size)
+
+    def remove(self, name: str) -> None:
+        """Remove a pool that nobody has open."""
+        self._require_unused(name)
+        pool = self._dram.pop(name, None)
+        if pool is not None:
+            pool.close()
+        else:
+            self._files().remove(name)
+
+    def _require_unused(self, name: str) -> None:
+        check_name(name)
+        pool = self._open.get(name)
+        if pool is not None:
+            raise PoolBusyError(f"pool {name!r} is open by {len(pool.users)}: it must be closed")
+
+    # ---- what there is ---------------------------------------------------------------------------
+
+    def list(self, after: str) -> tuple[list[PoolInfo], bool]:
+        """The pools whose names come after `after`, a message full, and whether there are more."""
+        files = {} if self._store is None else {file.name: file for file in self._store.list()}
+        names = sorted(name for name in {*files, *self._dram} if name > after)
+        infos = [
+            self.info(self._dram[name]) if name in self._dram else self._file_info(files[name])
+            for name in names[:LISTED_AT_ONCE]
+        ]
+        return infos, len(names) > LISTED_AT_ONCE
+
+    def all(self) -> builtins.list[PoolInfo]:
+        """All pools, in no order."""
+        files = [] if self._store is None else self._store.list()
+        return [
+            *(self._file_info(file) for file in files),
+            *(self.info(pool) for pool in self._dram.values()),
+        ]
+
+    def describe(self, name: str) -> PoolInfo:
+        """What there is to know of one pool."""
+        check_name(name)
+        if name in self._dram:
+            return self.info(self._dram[name])
+        for file in self._files().list():
+            if file.name == name:
+                return self._file_info(file)
+        raise PoolNotFoundError(f"there is no pool {name!r}")
+
+    def info(self, pool: ServedPool) -> PoolInfo:
+        """What there is to know of a pool that is open, or in DRAM."""
+        return _info(
+            pool.name,
+            "dram" if pool.file is None else "file",
+            pool.header,
+            pool.header.size if pool.file is None else os.fstat(pool.file.fd).st_blocks * 512,
+            "",
+            pool,
+        )
+
+    def _file_info(self, file: Listed) -> PoolInfo:
+        pool = self._open.get(file.name)
+        return _info(file.name, "file", file.header, file.allocated, file.problem, pool)
+
+    def _files(self) -> Store:
+        if self._store is None:
+            raise TargetError("this target has no directory: it serves pools in DRAM only")
+        return self._store
+
+    def close(self) -> None:
+        """Let go of all pools, and of the directory."""
+        for pool in {**self._dram, **self._open}.values():
+            with contextlib.suppress(StorageError):
+                pool.close()
+        if self._store is not None:
+            self._store.close()
+
+
+def _is_there(store: Store, name: str) -> bool:
+    try:
+        store.open(name).close()
+    except PoolNotFoundError:
+        return False
+    except PoolError:
+        pass  # it cannot be opened, but it is there
+    return True
+
+
+def _info(
+    name: str,
+    kind: str,
+    header: Header | None,
+    allocated: int,
+    problem: str,
+    pool: ServedPool | None,
+) -> PoolInfo:
+    accesses = sorted(set(pool.users.values())) if pool is not None else []
+    return PoolInfo(
+        name=name,
+        kind="dram" if kind == "dram" else "file",
+        size=header.size if header else 0,
+        allocated=allocated,
+        created=header.created if header else 0,
+        content_length=header.content_length if header else None,
+        pool_id=header.pool_id if header else None,
+        attributes=header.attributes if header else None,
+        users=len(pool.users) if pool is not None else 0,
+        access=accesses[0] if accesses else None,
+        problem=problem,
+    )

@@ -1,0 +1,506 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One client at the target: it shows the token, connects for data, asks, and leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rpma import allocation
+from rpma.config import ConnectionConfig
+from rpma.constants import ConnectionEvent, Usage
+from rpma.errors import ProviderError, RpmaError, WaitTimeoutError
+from rpma.peer import Peer, PeerConfig
+from rpma.pool import messages
+from rpma.pool.channel import Channel, Keys, new_nonce
+from rpma.pool.datapath import REQUEST_SIZE
+from rpma.pool.durability import Answering
+from rpma.pool.errors import AuthenticationError, PoolError, ProtocolError, TargetError
+from rpma.pool.metrics import total
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from rpma.conn_req import ConnectionRequest
+    from rpma.connection import Connection
+    from rpma.endpoint import Endpoint
+    from rpma.memory import MemoryRegion
+    from rpma.pool.durability import Counts
+    from rpma.pool.served import ServedPool
+    from rpma.pool.target import Target
+
+log = logging.getLogger("rpma.target")
+
+LOGIN_TIMEOUT = 10.0
+"""How long a client may take to show the token, and to make its data connection, in seconds."""
+
+DEPTH = 64
+"""How many flush requests of one client may be under way."""
+
+MAX_OPEN = 256
+"""How many pools one client may have open."""
+
+REQUESTS_PER_SECOND = 500.0
+BURST = 100.0
+"""A client that asks for more is read no faster than this."""
+
+_PORT_ATTEMPTS = 20
+_READ_SIZE = 64 << 10
+
+
+class _Pace:
+    """Lets so many requests through a second, after a burst."""
+
+    def __init__(self) -> None:
+        self._credit, self._when = BURST, time.monotonic()
+
+    async def step(self) -> None:
+        now = time.monotonic()
+        self._credit = min(BURST, self._credit + (now - self._when) * REQUESTS_PER_SECOND)
+        self._when = now
+        self._credit -= 1
+        if self._credit < 0:
+            await asyncio.sleep(-self._credit / REQUESTS_PER_SECOND)
+
+
+class Session:
+    """One client, from its first byte to its last.
+
+    Attributes:
+        name: what the log calls it.
+        is_in: whether it has shown the token.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        number: int,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        """A connection was accepted."""
+        self._target = target
+        self._reader, self._writer = reader, writer
+        peer = writer.get_extra_info("peername")
+        where = f"{peer[0]} port {peer[1]}" if isinstance(peer, tuple) else "a pipe"
+        self.name = f"client {number}"
+        self._where = where
+        self.is_in = False
+        self._channel = Channel()
+        self._keys: Keys | None = None
+        self._peer: Peer | None = None
+        self._messages: MemoryRegion | None = None
+        self._connection: Connection | None = None
+        self._answering: Answering | None = None
+        self._pools: dict[int, tuple[ServedPool, MemoryRegion]] = {}
+        self._next_number = 1
+
+    async def run(self) -> None:
+        """Serve it to its end. Whatever it does, only this client's session ends by it."""
+        why = "it left"
+        try:
+            await asyncio.wait_for(self._let_in(), LOGIN_TIMEOUT)
+            await self._connect_data()
+            why = await self._converse()
+        except asyncio.TimeoutError:
+            why = "it took too long to come in"
+        except AuthenticationError as error:
+            why = f"refused: {error}"
+            self._target.tally.refused_logins += 1
+            await self._say_failure(error)
+        except (ConnectionError, EOFError) as error:
+            why = f"{error}" or type(error).__name__
+            if isinstance(error, ProtocolError):
+                await self._say_failure(error)
+        except (RpmaError, OSError) as error:
+            why = f"failed: {error}"
+            await self._say_failure(error)
+        except asyncio.CancelledError:
+            why = "the target ends"
+        except Exception:
+            why = "an error of the target"
+            log.exception("%s: an error of the target", self.name)
+        finally:
+            await _to_its_end(self._leave())
+            level = logging.INFO if self.is_in else logging.WARNING
+            log.log(level, "%s (%s) has gone: %s", self.name, self._where, why)
+
+    @property
+    def flushes(self) -> Counts | None:
+        """What its flush requests came to so far; None: nothing that is not in the tally."""
+        return None if self._answering is None else self._answering.counts
+
+    # ---- coming in -------------------------------------------------------------------------------
+
+    async def _let_in(self) -> None:
+        nonce = new_nonce()
+        await self._send(messages.Hello(messages.VERSION, nonce))
+        login = messages.decode(await self._receive(), messages.Login)
+        if login.version != messages.VERSION:
+            raise ProtocolError(
+                f"the client speaks version {login.version} of the protocol, this target "
+                f"{messages.VERSION}: install the same rpma on both"
+            )
+        token = self._target.token_of(login.user)
+        keys = Keys.derive(token, nonce, login.nonce, login.user)
+        keys.check_client(login.proof)
+        await self._send(messages.Accepted(keys.target_proof))
+        self._channel.secure(key_in=keys.to_target, key_out=keys.to_client)
+        self._keys, self.is_in = keys, True
+        self._target.tally.sessions += 1
+        user = f" as {login.user!r}" if login.user else ""
+        log.info("%s came in from %s%s", self.name, self._where, user)
+
+    async def _connect_data(self) -> None:
+        """Make a protection domain for this client, and wait in it for its data connection."""
+        local = self._writer.get_extra_info("sockname")
+        here = local[0].partition("%")[0] if isinstance(local, tuple) else "127.0.0.1"
+        address = self._target.rdma_address or here
+        self._peer = await self._target.in_thread(partial(Peer.for_address, address))
+        size = DEPTH * REQUEST_SIZE + Answering.answers_size(DEPTH)
+        self._messages = self._peer.register(allocation.anonymous(size), Usage.RECV | Usage.SEND)
+        endpoint = self._listen(self._peer, address)
+        try:
+            with PeerConfig(direct_write_to_pmem=self._target.direct_write_to_pmem) as config:
+                descriptor = config.descriptor
+            await self._send(
+                messages.Session(
+                    host=None if address == here else address,
+                    port=int(endpoint.port),
+                    depth=DEPTH,
+                    peer_config=descriptor,
+                    software=self._target.software,
+                )
+            )
+            deadline = time.monotonic() + LOGIN_TIMEOUT
+            request = await self._next_request(endpoint, deadline)
+            with request:
+                for number in range(DEPTH):
+                    request.recv(self._messages, number * REQUEST_SIZE, REQUEST_SIZE, wr_id=number)
+                self._connection = request.connect()
+            await self._established(self._connection, deadline)
+        finally:
+            endpoint.close()
+        self._answering = Answering(self._connection, self._messages, DEPTH)
+        self._answering.start()
+        await self._send(messages.Ready())
+
+    def _listen(self, peer: Peer, address: str) -> Endpoint:
+        for port in self._target.data_ports or _free_ports(address):
+            try:
+                return peer.listen(address, port)
+            except ProviderError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+        raise TargetError("the target has no free port for the data connection: all are in use")
+
+    async def _next_request(self, endpoint: Endpoint, deadline: float) -> ConnectionRequest:
+        """The connection request that shows the ticket; others are refused."""
+        assert self._keys is not None
+        config = ConnectionConfig(
+            sq_size=Answering.send_queue_size(DEPTH),
+            rq_size=DEPTH,
+            cq_size=Answering.send_queue_size(DEPTH) + DEPTH,
+        )
+        while True:
+            await _readable(endpoint.fd, deadline, "make its data connection")
+            try:
+                request = endpoint.next_conn_req(config, timeout=0)
+            except WaitTimeoutError:
+                continue
+            except ProviderError as error:
+                log.warning("%s: %s", self.name, error)
+                continue
+            if self._keys.check_ticket(request.private_data):
+                return request
+            log.warning("%s: a data connection without its ticket is refused", self.name)
+            request.close()
+
+    async def _established(self, connection: Connection, deadline: float) -> None:
+        while True:
+            await _readable(connection.event_fd, deadline, "make its data connection")
+            try:
+                event = connection.next_event(0)
+            except WaitTimeoutError:
+                continue
+            if event is ConnectionEvent.ESTABLISHED:
+                return
+            raise TargetError(f"the data connection was not made: {event!s}")
+
+    # ---- what it asks for ------------------------------------------------------------------------
+
+    async def _converse(self) -> str:
+        """Answer its requests; says why that ended."""
+        assert self._answering is not None
+        ended = asyncio.ensure_future(_readable(self._answering.fd, None, "end"))
+        requests = asyncio.ensure_future(self._answer_requests())
+        try:
+            await asyncio.wait({ended, requests}, return_when=asyncio.FIRST_COMPLETED)
+            if requests.done():
+                requests.result()
+                return "it left"
+            return f"its data connection ended: {self._answering.ended}"
+        finally:
+            for task in (ended, requests):
+                task.cancel()
+            await asyncio.gather(ended, requests, return_exceptions=True)
+
+    async def _answer_requests(self) -> None:
+        """Until it closes the channel."""
+        pace = _Pace()
+        while True:
+            try:
+                payload = await self._receive()
+            except EOFError:
+                return
+            request = messages.decode(payload, messages.Request)
+            await pace.step()
+            await self._send(await self._reply(request))
+
+    async def _reply(self, request: Any) -> messages.Reply:
+        handler: Callable[[Any], Awaitable[messages.Reply]] = _HANDLERS[type(request)]
+        kind, tally = request.__struct_config__.tag, self._target.tally
+        tally.requests[kind] += 1
+        try:
+            return await handler(self, request)  # type: ignore[call-arg]
+        except PoolError as error:
+            tally.refused_requests[kind] += 1
+            log.info("%s: %s refused: %s", self.name, _words(request), error)
+            return messages.Failed(error.wire_code, str(error))
+        except (RpmaError, OSError) as error:
+            tally.refused_requests[kind] += 1
+            log.error("%s: %s failed: %s", self.name, _words(request), error)
+            return messages.Failed(TargetError.wire_code, str(error))
+
+    async def _create(self, request: messages.Create) -> messages.Reply:
+        peer = self._check_room()
+        pool = await self._target.in_thread(
+            partial(
+                self._target.pools.create,
+                request.name,
+                request.size,
+                request.attributes,
+                request.content_length,
+                request.volatile,
+                self,
+                peer,
+            )
+        )
+        kind = "in DRAM" if request.volatile else "in a file"
+        log.info("%s created pool %r of %d bytes %s", self.name, pool.name, pool.header.size, kind)
+        return await self._opened(pool, "write")
+
+    async def _open(self, request: messages.Open) -> messages.Reply:
+        peer = self._check_room()
+        pool = await self._target.in_thread(
+            partial(self._target.pools.open, request.name, request.access, self, peer)
+        )
+        log.info(
+            "%s opened pool %r for %s, durable by %s",
+            self.name,
+            pool.name,
+            request.access,
+            pool.persistency.value,
+        )
+        return await self._opened(pool, request.access)
+
+    def _check_room(self) -> Peer:
+        """Where one more pool may be registered."""
+        assert self._peer is not None
+        if len(self._pools) >= MAX_OPEN:
+            raise TargetError(f"{MAX_OPEN} pools are open by this client: close one first")
+        return self._peer
+
+    async def _opened(self, pool: ServedPool, access: messages.Access) -> messages.Reply:
+        assert self._peer is not None
+        assert self._answering is not None
+        assert pool.durable is not None
+        try:
+            region = pool.register(self._peer, access)
+        except BaseException:
+            await self._target.in_thread(partial(self._target.pools.release, pool, self))
+            raise
+        number = self._next_number
+        self._next_number += 1
+        self._pools[number] = pool, region
+        self._answering.set_pool(number, pool.durable, access != "read")
+        return messages.Opened(
+            number=number,
+            descriptor=region.descriptor,
+            persistency=pool.persistency.value,
+            info=self._target.pools.info(pool),
+        )
+
+    async def _close(self, request: messages.Close) -> messages.Reply:
+        pool, _ = self._pool(request.number)
+        await self._close_pool(request.number)
+        log.info("%s closed pool %r", self.name, pool.name)
+        return messages.Done()
+
+    async def _close_pool(self, number: int) -> None:
+        """The order matters: no answer and no key must reach memory that goes."""
+        pool, region = self._pools[number]
+        answering = self._answering
+
+        def close() -> None:
+            try:
+                if answering is not None:
+                    answering.clear_pool(number)  # after the flush that it may be at
+                region.close()
+            finally:
+                self._pools.pop(number, None)
+                self._target.pools.release(pool, self)
+
+        await self._target.in_thread(close)
+
+    async def _set_content(self, request: messages.SetContent) -> messages.Reply:
+        pool, _ = self._pool(request.number)
+        await self._target.in_thread(
+            partial(self._target.pools.set_content_length, pool, request.content_length)
+        )
+        return messages.Done()
+
+    async def _list(self, request: messages.List) -> messages.Reply:
+        pools, more = await self._target.in_thread(partial(self._target.pools.list, request.after))
+        return messages.Listing(pools, more)
+
+    async def _describe(self, request: messages.Describe) -> messages.Reply:
+        info = await self._target.in_thread(partial(self._target.pools.describe, request.name))
+        return messages.Listing([info], False)
+
+    async def _resize(self, request: messages.Resize) -> messages.Reply:
+        await self._target.in_thread(partial(self._target.pools.resize, request.name, request.size))
+        log.info("%s resized pool %r to %d bytes", self.name, request.name, request.size)
+        return messages.Done()
+
+    async def _remove(self, request: messages.Remove) -> messages.Reply:
+        await self._target.in_thread(partial(self._target.pools.remove, request.name))
+        log.info("%s removed pool %r", self.name, request.name)
+        return messages.Done()
+
+    def _pool(self, number: int) -> tuple[ServedPool, MemoryRegion]:
+        try:
+            return self._pools[number]
+        except KeyError:
+            raise TargetError(f"this client has no pool {number} open") from None
+
+    # ---- frames ----------------------------------------------------------------------------------
+
+    async def _send(self, message: Any) -> None:
+        self._writer.write(self._channel.frame(messages.encode(message)))
+        await self._writer.drain()
+
+    async def _receive(self) -> bytes:
+        """The next payload.
+
+        Raises:
+            EOFError: the client has closed the channel.
+        """
+        while (payload := self._channel.next_payload()) is None:
+            data = await self._reader.read(_READ_SIZE)
+            if not data:
+                raise EOFError("it left")
+            self._channel.feed(data)
+        return payload
+
+    async def _say_failure(self, error: Exception) -> None:
+        code = getattr(error, "wire_code", TargetError.wire_code)
+        with contextlib.suppress(OSError, asyncio.TimeoutError):
+            await asyncio.wait_for(self._send(messages.Failed(code, str(error))), 1)
+
+    # ---- the end ---------------------------------------------------------------------------------
+
+    async def _leave(self) -> None:
+        """Give back all that the client had; nothing of it is left to it."""
+        if self._answering is not None:
+            await self._target.in_thread(self._answering.close)
+            self._target.tally.flushes = total(self._target.tally.flushes, self._answering.counts)
+            self._answering = None
+        for number in tuple(self._pools):
+            name = self._pools[number][0].name
+            try:
+                await self._close_pool(number)
+            except PoolError as error:
+                log.error("%s: pool %r: %s", self.name, name, error)
+            else:
+                log.info("%s closed pool %r, by leaving", self.name, name)
+        # What storage was still opening for it when it left.
+        await self._target.in_thread(partial(self._target.pools.release_all, self))
+        for thing in (self._connection, self._messages, self._peer):
+            if thing is not None:
+                with contextlib.suppress(RpmaError):
+                    thing.close()
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+
+_HANDLERS: dict[type, Any] = {
+    messages.Create: Session._create,
+    messages.Open: Session._open,
+    messages.Close: Session._close,
+    messages.SetContent: Session._set_content,
+    messages.List: Session._list,
+    messages.Describe: Session._describe,
+    messages.Resize: Session._resize,
+    messages.Remove: Session._remove,
+}
+
+
+def _words(request: Any) -> str:
+    name = getattr(request, "name", None)
+    what = type(request).__name__.lower()
+    return f"{what} {name!r}" if name is not None else what
+
+
+def _free_ports(address: str) -> list[int]:
+    """Port numbers that nothing on this machine listens on, at this moment."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    ports = []
+    with contextlib.ExitStack() as opened:
+        for _ in range(_PORT_ATTEMPTS):
+            probe = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            probe.bind((address, 0))
+            ports.append(int(probe.getsockname()[1]))
+    return ports
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do it, even if this task is cancelled meanwhile."""
+    doing = asyncio.ensure_future(work)
+    while not doing.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(doing)
+    doing.result()
+
+
+async def _readable(fd: int, deadline: float | None, what: str) -> None:
+    """Wait until a file descriptor is readable.
+
+    Raises:
+        asyncio.TimeoutError: it was not in time.
+    """
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    copy = os.dup(fd)  # asyncio knows a descriptor by its number
+    loop.add_reader(copy, _done, ready)
+    try:
+        timeout = None if deadline is None else deadline - time.monotonic()
+        await asyncio.wait_for(ready, timeout)
+    except asyncio.TimeoutError:
+        raise TargetError(f"the client took too long to {what}") from None
+    finally:
+        loop.remove_reader(copy)
+        os.close(copy)
+
+
+def _done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

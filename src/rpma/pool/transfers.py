@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a client does with the memory of a pool, as generators.
+
+Each yields the `Waiter` that it cannot go on without, and is sent on when that is done; a driver,
+blocking or asyncio, waits for it. A generator that is closed early leaves its requests under way
+and the bounce buffers in them alone until they are done: the memory of the program is touched by
+the generator only, never by the network.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from rpma.constants import FlushType
+from rpma.errors import RpmaError
+from rpma.pool.datapath import SEGMENT_SIZE, DataPath, Slot, Waiter, again
+from rpma.pool.errors import TargetLost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from rpma.memory import MemoryRegion, RemoteMemoryRegion
+
+    T = TypeVar("T")
+    Progress = Callable[[int, int], object]
+    Steps = Generator[Waiter, None, T]
+
+
+class Cancelled(BaseException):
+    """A driver throws it: nobody waits for the result any more.
+
+    Only a transfer of registered memory goes on then, until the network is done with the memory.
+    """
+
+
+def wait(waiter: Waiter) -> Steps[None]:
+    """Go on when it is done; raise its error if it failed."""
+    while not waiter.done:
+        yield waiter
+    if waiter.error is not None:
+        raise again(waiter.error)
+
+
+def room(path: DataPath, requests: int = 1) -> Steps[None]:
+    """Go on when so many requests can be posted."""
+    path.check()
+    while not path.has_room(requests):
+        yield from wait(path.room())
+        path.check()
+
+
+def _slot(path: DataPath, length: int) -> Steps[Slot]:
+    """A slot of the bounce buffers, when there is one."""
+    while True:
+        path.check()
+        found = path.slot(length)
+        if found is not None:
+            return found
+        yield from wait(path.room())
+
+
+def _give_back(path: DataPath, piece: Slot) -> None:
+    piece.give_back()
+    path.make_room()
+
+
+def _give_back_when_done(path: DataPath, piece: Slot, waiter: Waiter) -> None:
+    """Nobody waits for the request any more, which may still use the slot."""
+    if waiter.done:
+        _give_back(path, piece)
+    else:
+        waiter.callback = lambda: _give_back(path, piece)
+
+
+def _transfer(
+    path: DataPath,
+    data: memoryview,
+    post: Callable[[int, Slot, memoryview, Waiter], None],
+    landed: Callable[[Slot, memoryview], None] | None,
+    progress: Progress | None,
+) -> Steps[None]:
+    """Move `data` through the bounce buffers, as much at a time as there is room for.
+
+    Args:
+        path: by which connection.
+        data: the program's memory.
+        post: posts the request for one piece, which begins at so many bytes.
+        landed: called when it is done.
+        progress: called with how many bytes are done, and of how many.
+    """
+    pieces: deque[tuple[Waiter, Slot, memoryview]] = deque()
+    total, begun, done = len(data), 0, 0
+    try:
+        while done < total:
+            path.check()
+            if begun < total:
+                piece = path.slot(total - begun) if path.has_room(1) else None
+                if piece is not None:
+                    part, waiter = data[begun : begun + len(piece.view)], Waiter()
+                    pieces.append((waiter, piece, part))  # first: a signal handler may raise
+                    try:
+                        post(begun, piece, part, waiter)
+                    except RpmaError as error:
+                        waiter.finish(error)
+                        raise
+                    begun += len(part)
+                    if not pieces[0][0].done:
+                        continue
+                elif not pieces:  # others have it all
+                    yield from wait(path.room())
+                    continue
+            waiter, piece, part = pieces[0]
+            yield from wait(waiter)
+            if landed is not None:
+                landed(piece, part)
+            pieces.popleft()
+            _give_back(path, piece)
+            done += len(part)
+            if progress is not None:
+                progress(done, total)
+    except TargetLost as error:
+        error.acknowledged = done
+        raise
+    finally:
+        for waiter, piece, _ in pieces:
+            _give_back_when_done(path, piece, waiter)
+
+
+def write(
+    path: DataPath,
+    dst: RemoteMemoryRegion,
+    offset: int,
+    data: memoryview,
+    *,
+    progress: Progress | None = None,
+) -> Steps[None]:
+    """Write `data` (bytes) to `offset`; done when the target's RNIC has it.
+
+    Raises:
+        TargetLost: with `acknowledged`.
+    """
+
+    def post(at: int, piece: Slot, part: memoryview, waiter: Waiter) -> None:
+        piece.view[: len(part)] = part
+        path.write(dst, offset + at, path.bounce, piece.offset, len(part), waiter)
+
+    return _transfer(path, data, post, None, progress)
+
+
+def read(
+    path: DataPath,
+    data: memoryview,
+    src: RemoteMemoryRegion,
+    offset: int,
+    *,
+    progress: Progress | None = None,
+) -> Steps[None]:
+    """Read from `offset` on, into `data`.
+
+    Raises:
+        TargetLost: with `acknowledged`: the first so many bytes are there.
+    """
+
+    def post(at: int, piece: Slot, part: memoryview, waiter: Waiter) -> None:
+        path.read(path.bounce, piece.offset, src, offset + at, len(part), waiter)
+
+    def landed(piece: Slot, part: memoryview) -> None:
+        part[:] = piece.view[: len(part)]
+
+    return _transfer(path, data, post, landed, progress)
+
+
+def durable(path: DataPath, persist: Callable[[Waiter], None]) -> Steps[None]:
+    """Post what makes something durable, and wait for it."""
+    while not path.has_request_room():
+        path.check()
+        yield from wait(path.room())
+    path.check()
+    waiter = Waiter()
+    persist(waiter)
+    yield from wait(waiter)
+
+
+def write_durable(
+    path: DataPath,
+    dst: RemoteMemoryRegion,
+    offset: int,
+    data: memoryview,
+    persist: Callable[[Waiter], None],
+) -> Steps[None]:
+    """Write up to a slot's bytes and make them durable in one round trip."""
+    piece = yield from _slot(path, len(data))
+    waiter = Waiter()
+    waiter.done = True  # while nothing is posted
+    try:
+        piece.view[: len(data)] = data
+        while not (path.has_request_room() and path.has_room(2)):
+            path.check()
+            yield from wait(path.room())
+        path.check()
+        waiter.done = False
+        path.write(dst, offset, path.bounce, piece.offset, len(data), None)
+        persist(waiter)
+        yield from wait(waiter)
+    finally:
+        _give_back_when_done(path, piece, waiter)
+
+
+def write_region(
+    path: DataPath,
+    dst: RemoteMemoryRegion,
+    offset: int,
+    src: MemoryRegion,
+    src_offset: int,
+    length: int,
+) -> Steps[None]:
+    """Write from registered memory, without a copy."""
+
+    def post(at: int, count: int, waiter: Waiter) -> None:
+        path.write(dst, offset + at, src, src_offset + at, count, waiter)
+
+    return _in_place(path, length, post)
+
+
+def read_region(
+    path: DataPath,
+    dst: MemoryRegion,
+    dst_offset: int,
+    src: RemoteMemoryRegion,
+    offset: int,
+    length: int,
+) -> Steps[None]:
+    """Read into registered memory, without a copy."""
+
+    def post(at: int, count: int, waiter: Waiter) -> None:
+        path.read(dst, dst_offset + at, src, offset + at, count, waiter)
+
+    return _in_place(path, length, post)
+
+
+def _in_place(path: DataPath, length: int, post: Callable[[int, int, Waiter], None]) -> Steps[None]:
+    waiter = Waiter()
+    waiter.done = True  # while nothing is posted
+    try:
+        for at in range(0, length, SEGMENT_SIZE):
+            yield from room(path)
+            waiter = Waiter()
+            post(at, min(SEGMENT_SIZE, length - at), waiter)
+        yield from wait(waiter)
+    except Cancelled:
+        while not waiter.done:  # requests complete in order: then all are done
+            with suppress(Cancelled):
+                yield waiter
+        raise
+
+
+def atomic_store(path: DataPath, dst: RemoteMemoryRegion, offset: int, value: bytes) -> Steps[None]:
+    """Write 8 bytes as a whole."""
+    yield from room(path)
+    waiter = Waiter()
+    path.atomic_write(dst, offset, value, waiter)
+    yield from wait(waiter)
+
+
+def flush(path: DataPath, dst: RemoteMemoryRegion, offset: int, length: int) -> Steps[None]:
+    """Make what was written visible to whoever reads the target's memory."""
+    yield from room(path)
+    waiter = Waiter()
+    path.flush(dst, offset, length, FlushType.VISIBILITY, waiter)
+    yield from wait(waiter)
+
+
+def settled(path: DataPath) -> Steps[None]:
+    """Go on when nothing is under way, or nothing ever will be again."""
+    while path.broken is None and not path.is_idle:
+        yield path.room()
