@@ -19,6 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rpma import _fabric
+from rpma.cli import bench, pools, serve
+from rpma.cli.common import TokenFile
 from rpma.cli.machine import Machine
 from rpma.cli.trace import trace
 
@@ -68,9 +70,17 @@ def version() -> None:
 
 @app.command()
 def info(
+    place: Annotated[
+        Optional[str],  # noqa: UP045 -- typer reads it at run time, on Python 3.10 too
+        typer.Argument(metavar="[TARGET/POOL]", help="A pool to describe instead."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    token_file: TokenFile = None,
 ) -> None:
-    """Show the devices found, the fabric chosen and why, and the versions of all parts."""
+    """Show the devices found, the fabric chosen and why, and the versions; or describe a pool."""
+    if place is not None:
+        pools.describe(place, token_file, as_json)
+        return
     from rpma.cli import info as facts
 
     found = facts.gather(this_machine())
@@ -156,6 +166,8 @@ def demo(
 
 
 app.command()(trace)
+for _name, _command in {**serve.COMMANDS, **pools.COMMANDS, **bench.COMMANDS}.items():
+    app.command(_name, rich_help_panel="Pools")(_command)
 
 
 def this_machine() -> Machine:

@@ -1,31 +1,38 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`rpma demo`: a file goes into another process's memory and comes back."""
+"""`rpma demo`: a file goes into a pool, its target is killed, and the file comes back."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
+import os
 import platform
+import secrets
+import signal
+import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from rich.table import Table
 
 import rpma
-from rpma import FlushType, Usage, allocation
 from rpma.cli.machine import Machine
+from rpma.pool import Client, Target
+from rpma.pool.header import DATA_OFFSET
 
 STAGING_SIZE = 8 << 20
 """How much of the file is in local memory at a time, in bytes."""
 
-SEGMENT_SIZE = 256 << 10
-"""How much one request moves, in bytes."""
+POOL = "demo"
+"""The name of the pool."""
 
 CONNECT_TIMEOUT = 30.0
-"""How long the target's process may take to listen, and the connection to come, in seconds."""
+"""How long the target may take to serve, and the client to come in, in seconds."""
 
 
 @dataclass
@@ -34,22 +41,20 @@ class Story:
 
     file: Path
     size: int
-    device: str
-    address: str
-    flush: FlushType
-    source_digest: str
-    target_digest: str
-    returned_digest: str
-    writes: int
-    flushes: int
-    reads: int
-    write_seconds: float
-    read_seconds: float
+    device: str = ""
+    address: str = ""
+    persistency: str = ""
+    source_digest: str = ""
+    stored_digest: str = ""
+    returned_digest: str = ""
+    put_seconds: float = 0.0
+    get_seconds: float = 0.0
+    steps: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def matches(self) -> bool:
         """Whether all three digests are the same."""
-        return self.source_digest == self.target_digest == self.returned_digest
+        return self.source_digest == self.stored_digest == self.returned_digest
 
 
 def default_address() -> str:
@@ -78,85 +83,135 @@ def fabric_line() -> str:
 def run(file: Path, address: str | None, port: int) -> Story:
     """Do it, with a target in a process of its own.
 
+    Args:
+        file: what to put into the pool.
+        address: of an RDMA device of this machine, for the data; None: the first there is.
+        port: where the target listens, on loopback.
+
     Raises:
         RpmaError: what goes wrong with RDMA; NoDeviceError where there is no device.
         OSError: what goes wrong with the file.
     """
     if address is None:
         address = default_address()
-    size = file.stat().st_size
+    story = Story(file, file.stat().st_size, address=address)
+    token = secrets.token_bytes(32)
+    with tempfile.TemporaryDirectory(prefix="rpma-demo-") as directory:
+        with _serving(directory, address, port, token) as target:
+            story.steps.append(("serve", f"a target, process {target.pid}, on 127.0.0.1:{port}"))
+            _put(story, port, token)
+            assert target.pid is not None
+            os.kill(target.pid, signal.SIGKILL)
+            target.join(CONNECT_TIMEOUT)
+            story.steps.append(
+                ("kill", f"SIGKILL to process {target.pid}: it had no time to write")
+            )
+        stored = os.path.join(directory, f"{POOL}.pool")
+        story.stored_digest = _digest_of_data(stored, story.size)
+        story.steps.append(("look", "at the data in the pool's file, while nothing serves it"))
+        with _serving(directory, address, port, token) as target:
+            story.steps.append(("restart", f"a new target, process {target.pid}"))
+            _get(story, port, token)
+    return story
+
+
+@contextlib.contextmanager
+def _serving(directory: str, address: str, port: int, token: bytes) -> Iterator[BaseProcess]:
     context = multiprocessing.get_context("spawn")  # RDMA resources do not survive a fork
     ours, theirs = context.Pipe()
-    target = context.Process(target=serve, args=(address, port, size, theirs), daemon=True)
+    arguments = (directory, address, port, token, theirs)
+    target = context.Process(target=_serve, args=arguments, daemon=True)
     target.start()
     theirs.close()
     try:
-        _expect(ours, "listening")
-        story = put_and_get(file, size, address, port)
-        story.target_digest = _expect(ours, "digest")
-        return story
+        if not ours.poll(CONNECT_TIMEOUT):
+            raise rpma.WaitTimeoutError(f"the target did not start within {CONNECT_TIMEOUT} s")
+        try:
+            failure = ours.recv()
+        except EOFError:
+            raise rpma.ConnectionLost("the target's process died") from None
+        if failure:
+            raise rpma.RpmaError(f"the target failed: {failure}")
+        yield target
     finally:
-        ours.close()
+        ours.close()  # by which it ends
         target.join(CONNECT_TIMEOUT)
         target.kill()
 
 
-def serve(address: str, port: int, size: int, pipe: Pipe) -> None:
-    """The target: offer memory for the file, sleep while it is used, then look what is there."""
-    usage = Usage.WRITE_DST | Usage.READ_SRC | Usage.FLUSH_TYPE_VISIBILITY
+def _serve(directory: str, address: str, port: int, token: bytes, pipe: Pipe) -> None:
+    """The target's process: serve until the pipe ends."""
+    target = Target(directory, listen=f"127.0.0.1:{port}", token=token, rdma_address=address)
     try:
-        memory = allocation.anonymous(_room(size))
-        with (
-            rpma.Peer.for_address(address) as peer,
-            peer.register(memory, usage) as region,
-            peer.listen(address, port) as endpoint,
-        ):
-            pipe.send(("listening", ""))
-            with endpoint.accept(region.descriptor, timeout=CONNECT_TIMEOUT) as connection:
-                connection.wait_closed()
-            pipe.send(("digest", hashlib.sha256(region.view[:size]).hexdigest()))
+        target.start()
     except Exception as error:
-        pipe.send(("failed", str(error)))
+        pipe.send(str(error))
+        return
+    pipe.send("")
+    with contextlib.suppress(EOFError):
+        pipe.recv()
+    target.close()
 
 
-def put_and_get(file: Path, size: int, address: str, port: int) -> Story:
-    """The initiator: write the file into the target's memory, flush, read it back."""
-    usage = Usage.WRITE_SRC | Usage.READ_DST
-    memory = allocation.anonymous(min(STAGING_SIZE, _room(size)))
-    config = rpma.ConnectionConfig(cq_size=64, sq_size=64)
-    story = Story(file, size, "", address, FlushType.VISIBILITY, "", "", "", 0, 0, 0, 0.0, 0.0)
-    source, returned = hashlib.sha256(), hashlib.sha256()
+def _put(story: Story, port: int, token: bytes) -> None:
+    """Create the pool in the file's size, write the file into it, persist it."""
+    size = max(story.size, 1)  # a pool has at least a byte
+    digest = hashlib.sha256()
     with (
-        rpma.Peer.for_address(address, remote=True) as peer,
-        peer.register(memory, usage) as staging,
-        peer.connect(address, port, config=config, timeout=CONNECT_TIMEOUT) as connection,
+        Client(f"127.0.0.1:{port}", token=token, timeout=CONNECT_TIMEOUT) as client,
+        client.create_pool(POOL, size, content_length=story.size) as pool,
+        story.file.open("rb", buffering=0) as stream,
     ):
-        story.device = peer.device.name
-        remote = rpma.RemoteMemoryRegion(connection.private_data)
-        view = staging.view
-        with file.open("rb", buffering=0) as stream:
-            for offset, length in _pieces(size, len(staging)):
-                _read_exactly(stream, view[:length])
-                source.update(view[:length])
-                began = time.perf_counter()
-                segments = [(offset + at, at, count) for at, count in _pieces(length, SEGMENT_SIZE)]
-                connection.write_batch(remote, staging, segments, flush=story.flush)
-                story.write_seconds += time.perf_counter() - began
-                story.writes += len(segments)
-                story.flushes += 1
-        for offset, length in _pieces(size, len(staging)):
-            view[:length] = bytes(length)  # what comes back cannot be what was there
-            began = time.perf_counter()
-            segments = [(at, offset + at, count) for at, count in _pieces(length, SEGMENT_SIZE)]
-            connection.read_batch(staging, remote, segments)
-            story.read_seconds += time.perf_counter() - began
-            story.reads += len(segments)
-            returned.update(view[:length])
-        view.release()
-        connection.disconnect()
-        connection.wait_closed(CONNECT_TIMEOUT)
-    story.source_digest, story.returned_digest = source.hexdigest(), returned.hexdigest()
-    return story
+        story.device = client.device
+        story.persistency = pool.persistency.value
+        story.steps.append(("create", f"pool {pool.name!r} of {size:,} bytes"))
+        began, at = time.perf_counter(), 0
+        staging = memoryview(bytearray(min(STAGING_SIZE, size)))
+        while at < story.size:
+            count = stream.readinto(staging[: story.size - at])
+            if not count:
+                raise OSError("the file became shorter while it was read")
+            digest.update(staging[:count])
+            pool.write(at, staging[:count])
+            at += count
+        pool.persist()
+        story.put_seconds = time.perf_counter() - began
+        story.steps.append(("put", f"{_rate(story.size, story.put_seconds)}, durable on return"))
+    story.source_digest = digest.hexdigest()
+
+
+def _get(story: Story, port: int, token: bytes) -> None:
+    """Read the file back from the pool."""
+    digest = hashlib.sha256()
+    with (
+        Client(f"127.0.0.1:{port}", token=token, timeout=CONNECT_TIMEOUT) as client,
+        client.open_pool(POOL, access="read") as pool,
+    ):
+        length = pool.info.content_length or 0
+        began = time.perf_counter()
+        staging = memoryview(bytearray(min(STAGING_SIZE, pool.size)))
+        for at in range(0, length, STAGING_SIZE):
+            part = staging[: min(STAGING_SIZE, length - at)]
+            pool.read_into(at, part)
+            digest.update(part)
+        story.get_seconds = time.perf_counter() - began
+        story.steps.append(("get", _rate(length, story.get_seconds)))
+    story.returned_digest = digest.hexdigest()
+
+
+def _digest_of_data(path: str, size: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        file.seek(DATA_OFFSET)
+        while size and (data := file.read(min(size, STAGING_SIZE))):
+            digest.update(data)
+            size -= len(data)
+    return digest.hexdigest()
+
+
+def _rate(size: int, seconds: float) -> str:
+    words = f"{size:,} bytes in {seconds * 1000:.1f} ms"
+    return f"{words}, {size / seconds / 1e6:,.0f} MB/s" if size >= 1 << 20 else words
 
 
 def table(story: Story) -> Table:
@@ -172,47 +227,13 @@ def table(story: Story) -> Table:
     )
     shown.add_column(style="dim")
     shown.add_column(overflow="fold")
-    shown.add_row("bytes", f"{story.size:,}")
+    for what, words in story.steps:
+        shown.add_row(what, words)
     shown.add_row("SHA-256 file", story.source_digest)
-    shown.add_row("  at target", story.target_digest)
-    shown.add_row("  read back", story.returned_digest)
-    shown.add_row("requests", f"write {story.writes}, flush {story.flushes}, read {story.reads}")
-    shown.add_row(
-        "seconds", f"{story.write_seconds:.3f} to write, {story.read_seconds:.3f} to read back"
-    )
+    shown.add_row("  in the pool", story.stored_digest)
+    shown.add_row("  got back", story.returned_digest)
+    shown.add_row("durable by", story.persistency)
     shown.add_row("device", f"{story.device} at {story.address}, Linux {platform.release()}")
     build = "debug" if rpma.library.is_debug else "normal"
     shown.add_row("librpma", f"{rpma.library.path} ({build} build)")
-    shown.add_row("flush", f"{story.flush.name.lower()}: the target's memory is DRAM")
     return shown
-
-
-def _room(size: int) -> int:
-    """A region has at least as many bytes as a flush reads, also for an empty file."""
-    return max(size, 8)
-
-
-def _pieces(size: int, most: int) -> Iterator[tuple[int, int]]:
-    return ((offset, min(most, size - offset)) for offset in range(0, size, most))
-
-
-def _read_exactly(stream: object, view: memoryview) -> None:
-    done = 0
-    while done < len(view):
-        count = stream.readinto(view[done:])  # type: ignore[attr-defined]
-        if not count:
-            raise OSError("the file became shorter while it was read")
-        done += count
-
-
-def _expect(pipe: Pipe, kind: str) -> str:
-    """The target's next message, which must be of this kind."""
-    if not pipe.poll(CONNECT_TIMEOUT):
-        raise rpma.WaitTimeoutError(f"the target did not answer within {CONNECT_TIMEOUT} s")
-    try:
-        got, text = pipe.recv()
-    except EOFError:
-        raise rpma.ConnectionLost("the target's process died") from None
-    if got != kind:
-        raise rpma.RpmaError(f"the target failed: {text}")
-    return str(text)

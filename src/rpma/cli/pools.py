@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The commands about pools and their options; the work is in modules of their own.
+
+Those are imported by the commands that need them: other commands start without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from rpma.cli.common import (
+    AsJson,
+    Place,
+    TokenFile,
+    complain,
+    fail,
+    failing,
+    output,
+    pool_at,
+    size_of,
+    target_at,
+    words_of,
+)
+from rpma.cli.trace_report import printable
+
+if TYPE_CHECKING:
+    from rpma.cli.transfer import Put
+    from rpma.pool.address import TargetAddress
+    from rpma.pool.client import Client
+
+Volatile = Annotated[
+    bool, typer.Option("--volatile", help="In the target's DRAM: gone when the target ends.")
+]
+
+
+def create(
+    place: Place,
+    size: Annotated[str, typer.Argument(metavar="SIZE", help="64MiB or 4096, say.")],
+    volatile: Volatile = False,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a pool of zeros."""
+    with failing("create"):
+        from rpma.cli.pool_facts import facts
+
+        address, name = pool_at(place)
+        count = size_of(size, "SIZE")
+        with (
+            client_of(address, token_file) as client,
+            client.create_pool(name, count, volatile=volatile) as pool,
+        ):
+            info, persistency = pool.info, pool.persistency.value
+        if as_json:
+            _print_json({"target": str(address), **facts(info), "persistency": persistency})
+        else:
+            print(f"created {name}: {_shown(info.size)}, {_how(persistency)}")
+
+
+def list_(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="host:7204, say.")],
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the pools of a target."""
+    with failing("list"):
+        from rpma.cli.pool_facts import facts, listing
+
+        address = target_at(target)
+        with client_of(address, token_file) as client:
+            pools = client.list_pools()
+        if as_json:
+            _print_json({"target": str(address), "pools": [facts(info) for info in pools]})
+        elif pools:
+            output().print(listing(pools))
+        else:
+            print(f"{address} has no pools", file=sys.stderr)
+
+
+def describe(place: str, token_file: Path | None, as_json: bool) -> None:
+    """Print what `rpma info TARGET/POOL` shows."""
+    with failing("info"):
+        from rpma.cli.pool_facts import description, facts
+
+        address, name = pool_at(place)
+        with client_of(address, token_file) as client:
+            info = client.describe_pool(name)
+        if as_json:
+            _print_json({"target": str(address), **facts(info)})
+        else:
+            output().print(description(address, info))
+
+
+def put(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What to put; - is the standard input.")
+    ],
+    place: Place,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove a pool of that name first.")
+    ] = False,
+    volatile: Volatile = False,
+    size: Annotated[
+        Optional[str],  # noqa: UP045 -- typer reads it at run time, on Python 3.10 too
+        typer.Option(
+            metavar="SIZE",
+            help="The pool's size, where it is not the file's. A pipe needs it.",
+        ),
+    ] = None,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a file into a new pool, durably.
+
+    Where that fails, the last line says how many bytes are durable; they are the pool's content.
+    """
+    with failing("put"), contextlib.ExitStack() as stack:
+        from rpma.cli import transfer
+
+        address, name = pool_at(place)
+        source, length = stack.enter_context(transfer.source_of(file))
+        if length is None and size is None:
+            raise typer.BadParameter(
+                "it is not known how much will come: give the pool's size", param_hint="--size"
+            )
+        room = max(length or 0, 1) if size is None else size_of(size, "--size")
+        if room < (length or 0):
+            raise typer.BadParameter(
+                f"{room} bytes are too few for the {length} of {file}", param_hint="--size"
+            )
+        state = transfer.Put(length)
+        began = time.monotonic()
+        with (
+            _noting(state) as problems,
+            client_of(address, token_file) as client,
+            _bar(name, length) as moved,
+        ):
+            transfer.put(
+                client,
+                name,
+                source,
+                state,
+                room=room,
+                overwrite=overwrite,
+                volatile=volatile,
+                moved=moved,
+            )
+        problem = " ".join(problems)
+        seconds = time.monotonic() - began
+        if as_json:
+            _print_json(
+                {
+                    "target": str(address),
+                    "name": name,
+                    "file": str(file),
+                    "size": room,
+                    "bytes": state.written,
+                    "durable": state.durable,
+                    "persistency": state.persistency or None,
+                    "seconds": round(seconds, 6),
+                    "error": problem or None,
+                }
+            )
+        if problem:
+            fail("put", problem)
+        if not as_json:
+            print(
+                f"put {file} into {name}: {_shown(state.written)}, {_how(state.persistency)}, "
+                f"{_rate(state.written, seconds)}"
+            )
+
+
+def get(
+    place: Place,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Where to; - is the standard output.")
+    ],
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Get the file that was put into a pool, or all that is in it.
+
+    FILE appears, or is replaced, when all of it is there.
+    """
+    to_stdout = str(file) == "-"
+    if to_stdout and as_json:
+        raise typer.BadParameter("the file itself goes to the standard output", param_hint="--json")
+    if file.is_dir():
+        raise typer.BadParameter(f"{file} is a directory", param_hint="FILE")
+    with failing("get"):
+        from rpma.cli import transfer
+
+        address, name = pool_at(place)
+        began = time.monotonic()
+        with (
+            client_of(address, token_file) as client,
+            client.open_pool(name, access="read") as pool,
+        ):
+            info = pool.info
+            with _bar(name, transfer.content_of(pool)) as moved, transfer.sink_of(file) as sink:
+                count = transfer.get(pool, sink, moved)
+        seconds = time.monotonic() - began
+        if as_json:
+            _print_json(
+                {
+                    "target": str(address),
+                    "name": name,
+                    "file": str(file),
+                    "size": info.size,
+                    "bytes": count,
+                    "content_length": info.content_length,
+                    "seconds": round(seconds, 6),
+                }
+            )
+        elif not to_stdout:
+            print(f"got {file} from {name}: {_shown(count)}, {_rate(count, seconds)}")
+        if count < info.size and count:
+            words = f"note: the pool has {info.size} bytes; {count} of them are a file's"
+            print(f"rpma get: {words}", file=sys.stderr)
+
+
+def resize(
+    place: Place,
+    size: Annotated[str, typer.Argument(metavar="SIZE", help="64MiB or 4096, say.")],
+    token_file: TokenFile = None,
+) -> None:
+    """Change the size of a pool that nobody has open. What is added is zeros."""
+    with failing("resize"):
+        address, name = pool_at(place)
+        count = size_of(size, "SIZE")
+        with client_of(address, token_file) as client:
+            client.resize_pool(name, count)
+
+
+def remove(
+    places: Annotated[
+        list[str], typer.Argument(metavar="TARGET/POOL...", help="host:7204/journal, say.")
+    ],
+    token_file: TokenFile = None,
+) -> None:
+    """Remove pools that nobody has open, and all that is in them."""
+    failed = False
+    with failing("remove"):
+        from rpma import RpmaError
+
+        pools: dict[TargetAddress, list[str]] = {}
+        for address, name in map(pool_at, places):
+            pools.setdefault(address, []).append(name)
+        for address, names in pools.items():
+            with client_of(address, token_file) as client:
+                for name in names:
+                    try:
+                        client.remove_pool(name)
+                    except RpmaError as error:
+                        complain("remove", words_of(error))
+                        failed = True
+    if failed:
+        raise typer.Exit(1)
+
+
+def client_of(address: TargetAddress, token_file: Path | None) -> Client:
+    """A client of a target, with the token that is in the file."""
+    from rpma.cli.tokens import token_for
+    from rpma.pool.client import Client
+
+    return Client(address, token=token_for(address, token_file))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "create": create,
+    "list": list_,
+    "put": put,
+    "get": get,
+    "resize": resize,
+    "remove": remove,
+}
+
+
+@contextlib.contextmanager
+def _noting(state: Put) -> Iterator[list[str]]:
+    """What goes wrong in a put, and how far it came, as words for the list that it yields."""
+    from rpma import RpmaError
+    from rpma.pool.errors import PoolExistsError
+
+    problems: list[str] = []
+    try:
+        yield problems
+    except PoolExistsError as error:
+        problems.append(f"{error}; --overwrite replaces it")
+    except (RpmaError, OSError, KeyboardInterrupt) as error:
+        words = "interrupted" if isinstance(error, KeyboardInterrupt) else words_of(error)
+        if state.persistency:
+            of_all = f" of {state.size}" if state.size is not None else ""
+            words = f"{words}; {state.durable}{of_all} bytes are durable"
+        problems.append(words)
+
+
+@contextlib.contextmanager
+def _bar(title: str, total: int | None) -> Iterator[Callable[[int], object]]:
+    """A progress bar on a terminal; yields what is called with how many bytes are done."""
+    if not sys.stderr.isatty():
+        yield lambda _done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as progress:
+        task = progress.add_task(printable(title), total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def _print_json(facts: dict[str, Any]) -> None:
+    print(json.dumps(facts, indent=2))
+
+
+def _shown(size: int) -> str:
+    """A size, and what it is in bytes where that is not the same."""
+    from rpma.pool.sizes import format_size
+
+    return format_size(size) if size < 1024 else f"{format_size(size)} ({size} bytes)"
+
+
+def _how(persistency: str) -> str:
+    return "in DRAM" if persistency == "none" else f"durable by {persistency}"
+
+
+def _rate(size: int, seconds: float) -> str:
+    from rpma.pool.sizes import format_size
+
+    return f"{seconds:.2f} s, {format_size(round(size / seconds))}/s"

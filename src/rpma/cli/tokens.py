@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Token files: the secrets that clients show and targets want.
+
+A token file has one line with the token, or lines ``user:token``, or both. Blank lines and lines
+that begin with ``#`` say nothing. A token with a colon in it needs one in front, too.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rpma.pool.errors import AuthenticationError
+
+if TYPE_CHECKING:
+    from rpma.pool.address import TargetAddress
+
+MOST_BYTES = 1 << 20
+"""A longer file is no token file, in bytes."""
+
+LONGEST_USER = 64
+"""In characters, as the protocol has it."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a token file holds.
+
+    Attributes:
+        path: its path.
+        token: the token of nobody in particular, or None.
+        users: the tokens of users by name.
+    """
+
+    path: str
+    token: bytes | None
+    users: dict[str, bytes] = field(default_factory=dict)
+
+    def of(self, address: TargetAddress) -> bytes:
+        """The one to show to a target.
+
+        Raises:
+            AuthenticationError: the file does not say which.
+        """
+        found = self.users.get(address.user or "", self.token)
+        if found is None:
+            names = ", ".join(sorted(self.users))
+            raise AuthenticationError(
+                f"token file {self.path} has no token for {str(address)!r}, only those of users: "
+                f"{names}; say whose with USER@{address}"
+                if address.user is None
+                else f"token file {self.path} has no token of {address.user!r}, only of: {names}"
+            )
+        return found
+
+
+def read(path: Path) -> Tokens:
+    """Read a token file.
+
+    Raises:
+        AuthenticationError: others may read it, or there is no token in it.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if mode & 0o077:
+            raise AuthenticationError(
+                f"token file {path} is open to others (mode {mode:04o}): chmod 600 {path}, and "
+                "change the token if others may have read it"
+            )
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise AuthenticationError(f"{path} is too long for a token file")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise AuthenticationError(f"token file {path} is not text in UTF-8") from None
+    return parse(text, str(path))
+
+
+def parse(text: str, path: str) -> Tokens:
+    """The tokens in the text of a token file.
+
+    Raises:
+        AuthenticationError: it has none, or does not say whose they are.
+    """
+    common: bytes | None = None
+    users: dict[str, bytes] = {}
+    for number, whole in enumerate(text.splitlines(), 1):
+        line = whole.strip()
+        if not line or line.startswith("#"):
+            continue
+        user, colon, token = (part.strip() for part in line.partition(":"))
+        if not colon:
+            user, token = "", line
+        where = f"token file {path}, line {number}"
+        if not token:
+            raise AuthenticationError(f"{where}: no token follows {user + ':'!r}")
+        if len(user) > LONGEST_USER:
+            raise AuthenticationError(f"{where}: no user has a name of {len(user)} characters")
+        if user in users or (not user and common is not None):
+            whose = f"of user {user!r}" if user else "without a user"
+            raise AuthenticationError(f"{where}: a second token {whose}; write user:token")
+        if user:
+            users[user] = token.encode()
+        else:
+            common = token.encode()
+    if common is None and not users:
+        raise AuthenticationError(f"token file {path} has no token in it")
+    return Tokens(path, common, users)
+
+
+def token_for(address: TargetAddress, path: Path | None) -> bytes | None:
+    """The token for a target; None without a token file."""
+    return None if path is None else read(path).of(address)

@@ -1,0 +1,454 @@
+"""The commands about pools, as far as they need no target: what they take, refuse and say."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import typer
+
+import rpma
+from rpma.cli import systemd, tokens, transfer
+from rpma.cli.bench import sizes_of
+from rpma.cli.bench_measure import histogram, percentile
+from rpma.cli.serve import OneLine, ports_of
+from rpma.pool import AuthenticationError, TargetAddress
+
+COMMAND = Path(sysconfig.get_path("scripts")) / "rpma"
+
+#: Nothing listens on it: it is the kernel's to refuse.
+NOWHERE = "127.0.0.1:1"
+
+EACH = {
+    "create": [f"{NOWHERE}/pool", "4096"],
+    "list": [NOWHERE],
+    "info": [f"{NOWHERE}/pool"],
+    "put": [__file__, f"{NOWHERE}/pool"],
+    "get": [f"{NOWHERE}/pool", "-"],
+    "resize": [f"{NOWHERE}/pool", "4096"],
+    "remove": [f"{NOWHERE}/pool"],
+    "bench": [NOWHERE],
+}
+
+
+def command(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if name != "RPMA_TOKEN_FILE"}
+    return subprocess.run(
+        [str(COMMAND), *map(str, arguments)],
+        env=inherited | {"COLUMNS": "200"} | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def secret(path: Path, text: str | bytes, mode: int = 0o600) -> Path:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    path.chmod(mode)
+    return path
+
+
+# ---- token files -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "token", "users"),
+    [
+        ("secret\n", b"secret", {}),
+        ("secret", b"secret", {}),
+        ("\n  # words\n\n  secret  \r\n\n", b"secret", {}),
+        ("alice:a\nbob: b\n", None, {"alice": b"a", "bob": b"b"}),
+        ("alice:a:b:c\n", None, {"alice": b"a:b:c"}),
+        (":with:colons\n", b"with:colons", {}),
+        ("common\nalice:a\n", b"common", {"alice": b"a"}),
+        ("geheim-\N{LATIN SMALL LETTER U WITH DIAERESIS}", "geheim-ü".encode(), {}),
+    ],
+)
+def test_token_file(text: str, token: bytes | None, users: dict[str, bytes]) -> None:
+    found = tokens.parse(text, "FILE")
+    assert (found.token, found.users) == (token, users)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "token file FILE has no token in it"),
+        ("# only words\n\n", "token file FILE has no token in it"),
+        ("alice:\n", "line 1: no token follows 'alice:'"),
+        (":\n", "line 1: no token follows ':'"),
+        ("one\n# words\ntwo\n", "line 3: a second token without a user; write user:token"),
+        ("alice:a\nalice:b\n", "line 2: a second token of user 'alice'"),
+        ("a" * 65 + ":b\n", "line 1: no user has a name of 65 characters"),
+    ],
+)
+def test_token_file_that_is_none(text: str, words: str) -> None:
+    with pytest.raises(AuthenticationError, match=re.escape(words)):
+        tokens.parse(text, "FILE")
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o610, 0o601, 0o622])
+def test_token_file_that_others_can_open(tmp_path: Path, mode: int) -> None:
+    file = secret(tmp_path / "token", "secret", mode)
+    with pytest.raises(AuthenticationError, match=rf"open to others \(mode {mode:04o}\): chmod"):
+        tokens.read(file)
+
+
+def test_token_file_that_is_not_text(tmp_path: Path) -> None:
+    with pytest.raises(AuthenticationError, match="not text in UTF-8"):
+        tokens.read(secret(tmp_path / "token", b"\xff\xfe"))
+    with pytest.raises(AuthenticationError, match="too long"):
+        tokens.read(secret(tmp_path / "token", b"x" * (tokens.MOST_BYTES + 1)))
+
+
+def test_whose_token_is_shown() -> None:
+    both = tokens.parse("common\nalice:a\n", "FILE")
+    assert both.of(TargetAddress.parse("host")) == b"common"
+    assert both.of(TargetAddress.parse("alice@host")) == b"a"
+    assert both.of(TargetAddress.parse("bob@host")) == b"common"
+    users = tokens.parse("alice:a\nbob:b\n", "FILE")
+    with pytest.raises(AuthenticationError, match="users: alice, bob; say whose with USER@host"):
+        users.of(TargetAddress.parse("host"))
+    with pytest.raises(AuthenticationError, match="no token of 'carol', only of: alice, bob"):
+        users.of(TargetAddress.parse("carol@host"))
+
+
+# ---- systemd -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["path", "abstract"])
+def test_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    name = f"{tmp_path}/notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(name if kind == "path" else f"\0{name}")
+        manager.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", name if kind == "path" else f"@{name}")
+        assert systemd.notify("READY=1", "STATUS=two\nlines")
+        assert manager.recv(4096) == b"READY=1\nSTATUS=two lines"
+
+
+@pytest.mark.parametrize("where", [None, "", "relative", "/nowhere/at/all", "@nobody-is-here"])
+def test_notify_without_a_manager(monkeypatch: pytest.MonkeyPatch, where: str | None) -> None:
+    if where is None:
+        monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    else:
+        monkeypatch.setenv("NOTIFY_SOCKET", where)
+    assert not systemd.notify("READY=1")
+
+
+def test_unit_file_serves_as_the_command_does() -> None:
+    file = Path(__file__).parents[2] / "packaging" / "rpma.service"
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    unit = dict(line.split("=", 1) for line in lines if "=" in line)
+    assert (unit["Type"], unit["LimitMEMLOCK"]) == ("notify", "infinity")
+    assert unit.get("PrivateDevices", "no") == "no"
+    program, subcommand, *arguments = unit["ExecStart"].split()
+    assert (program, subcommand) == ("rpma", "serve")
+    described = command("serve", "--help").stdout
+    for option in (word for word in arguments if word.startswith("--")):
+        assert option in described
+
+
+# ---- options -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"),
+    [
+        ("7300", (7300,)),
+        ("7300-7303", (7300, 7301, 7302, 7303)),
+        ("7300, 7302-7303,7300", (7300, 7302, 7303)),
+        ("1-1", (1,)),
+        ("65535", (65535,)),
+    ],
+)
+def test_ports(text: str, ports: tuple[int, ...]) -> None:
+    assert ports_of(text) == ports
+
+
+@pytest.mark.parametrize("text", ["", "0", "7303-7300", "65536", "a", "1-", "-1", "1,,2", "1-2-3"])
+def test_ports_that_are_none(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        ports_of(text)
+
+
+def test_sizes_to_measure() -> None:
+    assert sizes_of("8,64,4KiB,64KiB,1MiB") == [8, 64, 4096, 65536, 1 << 20]
+    assert sizes_of("1MiB, 8,8") == [8, 1 << 20]
+    for text in ("", "0", "8,,9", "2GiB", "eight"):
+        with pytest.raises(typer.BadParameter):
+            sizes_of(text)
+
+
+# ---- figures -----------------------------------------------------------------------------------
+
+
+def test_percentiles() -> None:
+    thousand = range(1, 1001)
+    assert [percentile(thousand, p) for p in (0, 50, 99, 99.9, 100)] == [1, 500, 990, 999, 1000]
+    assert [percentile([7], p) for p in (50, 99.9)] == [7, 7]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [[1], [0], [1024], [1000, 1000, 1000], list(range(1, 5000, 7)), [2**n for n in range(40)]],
+)
+def test_histogram_has_all(times: list[int]) -> None:
+    found = histogram(times)
+    edges, counts = found["edges_us"], found["counts"]
+    assert sum(counts) == len(times)
+    assert len(edges) == len(counts) + 1
+    assert edges == sorted(edges)
+    if times[0]:
+        assert edges[0] <= times[0] / 1e3 + 1e-4
+        assert edges[-1] + 1e-4 >= times[-1] / 1e3
+
+
+# ---- the log -----------------------------------------------------------------------------------
+
+
+def test_an_event_is_one_line() -> None:
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        error = sys.exc_info()
+    record = logging.LogRecord(
+        "rpma", logging.WARNING, "", 0, "of %r\n\x1b[31m%s", ("a\nb", "red"), error
+    )
+    line = OneLine().format(record)
+    assert line.isprintable()
+    assert re.match(
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z warning  of 'a\\nb' | \\x1b\[31mred", line
+    )
+    assert "ValueError: two | lines" in line
+
+
+# ---- files -------------------------------------------------------------------------------------
+
+
+def test_a_file_is_replaced_when_it_is_complete(tmp_path: Path) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_bytes(b"before")
+    link.symlink_to(file)
+    with transfer.sink_of(link) as sink:
+        sink.write(b"after")
+        assert file.read_bytes() == b"before"
+    assert file.read_bytes() == b"after"
+    assert link.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [file, link]
+
+
+def test_a_file_stays_if_anything_fails(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"before")
+
+    def interrupted() -> None:
+        with transfer.sink_of(file) as sink:
+            sink.write(b"after")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert file.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_device_stays_a_device() -> None:
+    with transfer.sink_of(Path(os.devnull)) as sink:
+        sink.write(b"gone")
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+def test_what_is_put(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"12345")
+    with transfer.source_of(file) as (source, size):
+        assert (source.read(), size) == (b"12345", 5)
+    with transfer.source_of(Path("/dev/zero")) as (_, size):
+        assert size is None
+    with pytest.raises(IsADirectoryError), transfer.source_of(tmp_path):
+        pass
+
+
+# ---- the command -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["serve", *EACH])
+def test_help(name: str) -> None:
+    done = command(name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage: rpma" in done.stdout
+    assert "--token-file" in done.stdout
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_without_a_target_it_fails_with_one_line(name: str) -> None:
+    done = command(name, *EACH[name])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"rpma {name}: cannot connect to {NOWHERE}: Connection refused\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["create", "no-pool", "4096"],
+        ["create", f"{NOWHERE}/pool", "twelve"],
+        ["list", "host:0"],
+        ["list", "host/pool"],
+        ["info", "no-pool"],
+        ["put", __file__, "no-pool"],
+        ["put", __file__, f"{NOWHERE}/pool", "--size", "1"],
+        ["put", "/dev/zero", f"{NOWHERE}/pool"],
+        ["get", f"{NOWHERE}/pool"],
+        ["get", f"{NOWHERE}/pool", "/"],
+        ["get", f"{NOWHERE}/pool", "-", "--json"],
+        ["remove"],
+        ["bench", NOWHERE, "--sizes", "0"],
+        ["serve", "/nowhere/at/all"],
+        ["serve"],
+        ["serve", "/", "--listen", "0.0.0.0:7204"],
+        ["serve", "/", "--listen", "nonsense"],
+        ["serve", "/", "--dram", "much"],
+        ["serve", "/", "--data-ports", "few"],
+        ["serve", "/", "--metrics", "9090"],
+        ["serve", "/", "--log-level", "loud"],
+    ],
+)
+def test_wrong_usage(arguments: list[str]) -> None:
+    done = command(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Usage: rpma" in done.stderr
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    done = command("put", tmp_path / "file", f"{NOWHERE}/pool")
+    assert done.returncode == 1
+    assert done.stderr == f"rpma put: {tmp_path}/file: No such file or directory\n"
+
+
+def test_beyond_loopback_a_token_is_needed(tmp_path: Path) -> None:
+    done = command("serve", tmp_path, "--listen", "0.0.0.0:0")
+    assert done.returncode == 2
+    assert "without a token a target listens on loopback only" in done.stderr
+    assert "--token-file" in done.stderr
+
+
+@pytest.mark.parametrize(("text", "mode"), [("secret", 0o644), ("# nothing\n", 0o600)])
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_a_bad_token_file(tmp_path: Path, text: str, mode: int, by_variable: bool) -> None:
+    file = secret(tmp_path / "token", text, mode)
+    option = [] if by_variable else ["--token-file", str(file)]
+    variable = {"RPMA_TOKEN_FILE": str(file)} if by_variable else {}
+    for arguments in (["serve", tmp_path], ["list", NOWHERE]):
+        done = command(*arguments, *option, **variable)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"rpma {arguments[0]}: token file {file} ")
+        assert done.stderr.count("\n") == 1
+        assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "extra"),
+    [
+        ("msgspec", ["list", NOWHERE], "pool"),
+        ("prometheus_client", ["serve", "/tmp", "--metrics", "127.0.0.1:0"], "metrics"),
+        ("matplotlib", ["bench", NOWHERE, "--png", "file.png"], "benchmark"),
+    ],
+)
+def test_a_missing_package_is_named(
+    tmp_path: Path, package: str, arguments: list[str], extra: str
+) -> None:
+    (tmp_path / f"{package}.py").write_text(f"raise ImportError('gone', name={package!r})\n")
+    done = command(*arguments, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"rpma {arguments[0]}: ")
+    assert f"pip install 'rpma[{extra}]'" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["info", "doctor", "version"])
+def test_other_commands_start_without_pools(name: str) -> None:
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('MODULES', *sys.modules))\n"
+        f"sys.argv = ['rpma', {name!r}]\n"
+        "from rpma_command import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "MODULES" in done.stdout, done.stderr
+    loaded = set(done.stdout.rpartition("MODULES")[2].split())
+    assert "rpma.cli.pools" in loaded
+    assert not loaded & {"msgspec", "asyncio", "rpma.pool", "numpy", "matplotlib"}
+
+
+# ---- shell completion --------------------------------------------------------------------------
+
+
+def completions(line: str) -> list[str]:
+    words = line.split(" ")
+    done = command(_RPMA_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(len(words) - 1))
+    return done.stdout.split()
+
+
+def test_shell_completion() -> None:
+    assert completions("rpma ser") == ["serve"]
+    assert "--token-file" in completions("rpma put --t")
+    # Nothing of its own: then the shell completes the names of files.
+    for line in ("rpma list --token-file /et", "rpma serve /mn", "rpma put /et"):
+        assert completions(line) == []
+
+
+def test_shell_completion_is_shown() -> None:
+    done = command(_RPMA_COMPLETE="source_bash")
+    assert done.returncode == 0
+    assert "complete -o default -F" in done.stdout
+
+
+# ---- metrics -----------------------------------------------------------------------------------
+
+
+def test_metrics_as_prometheus_has_them() -> None:
+    client = pytest.importorskip("prometheus_client")
+    from rpma.cli.metrics import Exporter, families
+    from rpma.pool.durability import Counts
+    from rpma.pool.metrics import Metrics, total
+
+    flushes = total(Counts(1, 2, 3, 4, 5), Counts(10, 10, 10, 10, 10))
+    found = Metrics(
+        clients=2,
+        sessions=7,
+        refused_logins=3,
+        refused_connections=1,
+        pools={"file": 4, "dram": 1},
+        bytes={"file": 4096, "dram": 100},
+        open_pools=1,
+        requests={"create": 5, "set content": 2},
+        refused_requests={"create": 1},
+        flushes=flushes,
+    )
+    registry = client.CollectorRegistry()
+    registry.register(type("Once", (), {"collect": lambda _: families(found)})())
+    lines = client.generate_latest(registry).decode().splitlines()
+    assert {
+        f'rpma_target_info{{fabric="{rpma.fabric.name}",version="{rpma.__version__}"}} 1.0',
+        "rpma_clients 2.0",
+        "rpma_refused_logins_total 3.0",
+        'rpma_pools{kind="file"} 4.0',
+        'rpma_pool_bytes{kind="dram"} 100.0',
+        'rpma_requests_total{kind="set_content"} 2.0',
+        "rpma_flush_requests_total 11.0",
+        "rpma_flush_bytes_total 13.0",
+        "rpma_flush_failures_total 14.0",
+    } <= set(lines)
+    idle = client.CollectorRegistry()
+    idle.register(Exporter(rpma.Target(dram="1MiB")))
+    assert "rpma_target_up 0.0" in client.generate_latest(idle).decode().splitlines()
