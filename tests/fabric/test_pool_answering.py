@@ -68,6 +68,8 @@ class Client:
         self._data = outstanding * (64 + 16)
         self._region = stack.enter_context(peer.register(self._buffer, EVERYTHING))
         self._sent = 0
+        self._under_way = 0
+        self._early: list[rpma.WorkCompletion] = []
         self.connection: rpma.Connection
 
     def post(self, recv: Callable[..., None], slot: int) -> None:
@@ -77,12 +79,26 @@ class Client:
         for slot in range(self._outstanding):
             self.post(request.recv, slot)
 
+    def _take(self) -> None:
+        wc = self.connection.cq.next_wc(SOON).raise_for_status()
+        if wc.wr_id < 1000:
+            self._under_way -= 1
+        else:
+            self._early.append(wc)
+
+    def _own(self, most: int = 0) -> None:
+        """Return when so many requests are under way at most: the others' memory is ours again."""
+        while self._under_way > most:
+            self._take()
+
     def send(self, message: bytes) -> None:
+        self._own(self._outstanding - 1)
         at = self._sent % self._outstanding * 64
         self._sent += 1
         self._buffer[at : at + len(message)] = message
         flags = CompletionFlags.ALWAYS
         self.connection.send(self._region, at, len(message), flags=flags, wr_id=1)
+        self._under_way += 1
 
     def ask(self, number: int, offset: int, length: int, pool: int = 1, reserved: int = 0) -> None:
         self.send(REQUEST.pack(number, offset, length, pool, reserved))
@@ -91,9 +107,9 @@ class Client:
         """The next answers: the request's id, the status."""
         got = []
         while len(got) < count:
-            wc = self.connection.cq.next_wc(SOON).raise_for_status()
-            if wc.wr_id < 1000:
-                continue
+            while not self._early:
+                self._take()
+            wc = self._early.pop(0)
             assert wc.byte_len == ANSWER.size
             slot = wc.wr_id - 1000
             at = self._outstanding * 64 + slot * 16
@@ -111,14 +127,20 @@ class Client:
 
     def write(self, remote: rpma.RemoteMemoryRegion, offset: int, data: bytes) -> None:
         """Post a write; nothing but a flush behind it says when it is there."""
+        self._own()
         self._buffer[self._data : self._data + len(data)] = data
-        self.connection.write(remote, offset, self._region, self._data, len(data))
+        flags = CompletionFlags.ALWAYS
+        self.connection.write(
+            remote, offset, self._region, self._data, len(data), flags=flags, wr_id=1
+        )
+        self._under_way += 1
 
     def write_with_imm(self, remote: rpma.RemoteMemoryRegion, length: int) -> None:
         self.connection.write_with_imm(remote, 0, self._region, self._data, length, 1)
 
     def settle(self, remote: rpma.RemoteMemoryRegion) -> None:
         """Return when all that was sent has arrived: a read comes back after it."""
+        self._own()
         self.connection.read_wait(self._region, self._data, remote, 0, 8, timeout=SOON)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rpma import allocation
 from rpma.constants import Usage
 from rpma.errors import InvalidArgumentError
+from rpma.pool.datapath import InPlace
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -66,7 +67,7 @@ class RegisteredArray:
         pool.range(offset, size)
         memory = allocation.anonymous(size)
         usage = Usage.WRITE_SRC | Usage.READ_DST
-        self.region = pool.path.peer.register(memory, usage)
+        self._memory = InPlace(pool.path.peer.register(memory, usage))
         # frombuffer holds the view, and so the memory.
         self.local: npt.NDArray[Any] = np.frombuffer(memory.view, kind).reshape(dims)
         self._stride = self.local.strides[0]
@@ -89,13 +90,13 @@ class RegisteredArray:
     def read(self, index: Index) -> Generator[Any, Any, None]:
         """Read rows of the pool."""
         at, length = self.range(index)
-        return self._logic.read_region(self.offset + at, self.region, at, length)
+        return self._logic.read_region(self.offset + at, self._memory, at, length)
 
     def write(self, index: Index) -> Generator[Any, Any, None]:
         """Write rows into the pool."""
         at, length = self.range(index)
-        return self._logic.write_region(self.offset + at, self.region, at, length)
+        return self._logic.write_region(self.offset + at, self._memory, at, length)
 
     def close(self) -> None:
         """Deregister the memory. The array lives on, as ordinary memory."""
-        self.region.close()
+        self._memory.region.close()

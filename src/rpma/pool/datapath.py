@@ -94,6 +94,20 @@ class Waiter:
             if self.callback is not None:
                 self.callback()
 
+    def also(self, callback: Callable[[], object]) -> None:
+        """Call this, too, when it becomes done; at once if it is."""
+        if self.done:
+            callback()
+            return
+        before = self.callback
+
+        def both() -> None:
+            if before is not None:
+                before()
+            callback()
+
+        self.callback = both
+
 
 class Slot:
     """A piece of the bounce buffers.
@@ -111,6 +125,21 @@ class Slot:
     def give_back(self) -> None:
         """It is free again."""
         self._home.append(self)
+
+
+class InPlace:
+    """Registered memory of the program.
+
+    Attributes:
+        region: the memory.
+        abandoned: the last request of a call that timed out, which may still touch the memory.
+    """
+
+    __slots__ = ("abandoned", "region")
+
+    def __init__(self, region: MemoryRegion) -> None:
+        self.region = region
+        self.abandoned: Waiter | None = None
 
 
 class DataPath:
@@ -149,7 +178,7 @@ class DataPath:
         self._signal_each = SEND_QUEUE_SIZE // 4
         self._under_way: deque[Waiter | None] = deque()
         self._next_id = 0
-        self._answers: dict[int, tuple[Waiter, int]] = {}
+        self._answers: dict[int, tuple[Waiter, int, Waiter]] = {}
         self._requests_free = list(range(depth))
         self._answers_at = depth * REQUEST_SIZE
         self._room: list[Waiter] = []
@@ -253,26 +282,32 @@ class DataPath:
         length: int,
         kind: FlushType,
         waiter: Waiter,
-    ) -> None:
-        """Post a flush."""
+    ) -> Waiter:
+        """Post a flush. What it returns is as for `request_flush`."""
         self._post(waiter, _ALWAYS, self.connection.flush, dst, dst_offset, length, kind)
+        return waiter
 
-    def request_flush(self, number: int, offset: int, length: int, waiter: Waiter) -> None:
-        """Send the target a flush request; done when its answer is here."""
+    def request_flush(self, number: int, offset: int, length: int, waiter: Waiter) -> Waiter:
+        """Send the target a flush request; done when its answer is here.
+
+        Returns:
+            What is done when the memory of all that was posted so far is free again: by the rules
+            of verbs, an answer does not tell that.
+        """
         self._torn = True
         place = self._requests_free.pop()
         at, identity = place * REQUEST_SIZE, self._next_id
         _REQUEST.pack_into(self._message_view, at, identity, offset, length, number, 0)
         self._next_id += 1
-        self._answers[identity] = waiter, place
+        sent = Waiter()
+        self._answers[identity] = waiter, place, sent
         try:
-            self._post(
-                None, self._flags(None), self.connection.send, self._messages, at, REQUEST_SIZE
-            )
+            self._post(sent, _ALWAYS, self.connection.send, self._messages, at, REQUEST_SIZE)
         except RpmaError:
             del self._answers[identity]
             self._requests_free.append(place)
             raise
+        return sent
 
     def _flags(self, waiter: Waiter | None) -> CompletionFlags:
         # A request that nobody waits for is retired by a later one: there must be one soon.
@@ -343,12 +378,12 @@ class DataPath:
     def _answered(self, wc: WorkCompletion) -> None:
         at = self._answers_at + (wc.wr_id & ~_RECEIVE) * ANSWER_SIZE
         identity, status, reserved = _ANSWER.unpack_from(self._message_view, at)
-        waiter, place = self._answers.pop(identity, (None, -1))
-        if wc.byte_len != ANSWER_SIZE or reserved or waiter is None:
+        waiter, place, sent = self._answers.pop(identity, (None, -1, None))
+        if wc.byte_len != ANSWER_SIZE or reserved or waiter is None or sent is None:
             self._break(ProtocolError("an answer came that is not the protocol's"))
             return
         self.connection.recv(self._messages, at, ANSWER_SIZE, wr_id=wc.wr_id)
-        self._requests_free.append(place)
+        sent.also(lambda: self._requests_free.append(place))
         if status == 0:
             waiter.finish()
         else:
@@ -371,7 +406,7 @@ class DataPath:
         if self.broken is None:
             self.broken = error
         waiters = [waiter for waiter in self._under_way if waiter is not None]
-        waiters += [waiter for waiter, _ in self._answers.values()]
+        waiters += [waiter for waiter, _, _ in self._answers.values()]
         waiters += self._room
         self._under_way.clear()
         self._answers.clear()

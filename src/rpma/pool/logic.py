@@ -16,7 +16,7 @@ from rpma.errors import ClosedError, InvalidArgumentError
 from rpma.memory import RemoteMemoryRegion
 from rpma.pool import datapath, messages, transfers
 from rpma.pool.channel import Keys, new_nonce
-from rpma.pool.datapath import SEGMENT_SIZE, DataPath, Waiter
+from rpma.pool.datapath import SEGMENT_SIZE, DataPath, InPlace, Waiter
 from rpma.pool.durability import Persistency
 from rpma.pool.errors import (
     BY_WIRE_CODE,
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
     from rpma._types import Buffer, WritableBuffer
-    from rpma.memory import MemoryRegion
     from rpma.pool.address import TargetAddress
     from rpma.pool.arrays import RegisteredArray
     from rpma.pool.messages import Access
@@ -299,7 +298,7 @@ class PoolLogic:
             )
         return at, count
 
-    def _persister(self, offset: int, length: int) -> Callable[[Waiter], None]:
+    def _persister(self, offset: int, length: int) -> Callable[[Waiter], Waiter]:
         if self.persistency is Persistency.NONE:
             raise NotDurableError(
                 f"pool {self.info.name!r} is in DRAM: nothing can make it durable; flush() makes "
@@ -391,17 +390,17 @@ class PoolLogic:
 
     # ---- registered memory ----
 
-    def write_region(self, offset: int, region: MemoryRegion, at: int, length: int) -> Steps:
+    def write_region(self, offset: int, memory: InPlace, at: int, length: int) -> Steps:
         """Write from registered memory."""
         self._check(writes=True)
         if length:
-            yield from transfers.write_region(self.path, self._remote, offset, region, at, length)
+            yield from transfers.write_region(self.path, self._remote, offset, memory, at, length)
 
-    def read_region(self, offset: int, region: MemoryRegion, at: int, length: int) -> Steps:
+    def read_region(self, offset: int, memory: InPlace, at: int, length: int) -> Steps:
         """Read into registered memory."""
         self._check(writes=False)
         if length:
-            yield from transfers.read_region(self.path, region, at, self._remote, offset, length)
+            yield from transfers.read_region(self.path, memory, at, self._remote, offset, length)
 
     # ---- at the target ----
 

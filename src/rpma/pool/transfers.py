@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rpma.constants import FlushType
 from rpma.errors import RpmaError
-from rpma.pool.datapath import SEGMENT_SIZE, DataPath, Slot, Waiter, again
+from rpma.pool.datapath import SEGMENT_SIZE, DataPath, InPlace, Slot, Waiter, again
 from rpma.pool.errors import TargetLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from rpma.memory import MemoryRegion, RemoteMemoryRegion
+    from rpma.memory import RemoteMemoryRegion
 
     T = TypeVar("T")
     Progress = Callable[[int, int], object]
@@ -68,10 +68,7 @@ def _give_back(path: DataPath, piece: Slot) -> None:
 
 def _give_back_when_done(path: DataPath, piece: Slot, waiter: Waiter) -> None:
     """Nobody waits for the request any more, which may still use the slot."""
-    if waiter.done:
-        _give_back(path, piece)
-    else:
-        waiter.callback = lambda: _give_back(path, piece)
+    waiter.also(lambda: _give_back(path, piece))
 
 
 def _transfer(
@@ -172,7 +169,7 @@ def read(
     return _transfer(path, data, post, landed, progress)
 
 
-def durable(path: DataPath, persist: Callable[[Waiter], None]) -> Steps[None]:
+def durable(path: DataPath, persist: Callable[[Waiter], Waiter]) -> Steps[None]:
     """Post what makes something durable, and wait for it."""
     while not path.has_request_room():
         path.check()
@@ -188,45 +185,45 @@ def write_durable(
     dst: RemoteMemoryRegion,
     offset: int,
     data: memoryview,
-    persist: Callable[[Waiter], None],
+    persist: Callable[[Waiter], Waiter],
 ) -> Steps[None]:
     """Write up to a slot's bytes and make them durable in one round trip."""
     piece = yield from _slot(path, len(data))
-    waiter = Waiter()
-    waiter.done = True  # while nothing is posted
+    waiter, sent = Waiter(), Waiter()
+    sent.done = True  # while nothing is posted
     try:
         piece.view[: len(data)] = data
         while not (path.has_request_room() and path.has_room(2)):
             path.check()
             yield from wait(path.room())
         path.check()
-        waiter.done = False
+        sent = Waiter()
         path.write(dst, offset, path.bounce, piece.offset, len(data), None)
-        persist(waiter)
+        sent = persist(waiter)
         yield from wait(waiter)
     finally:
-        _give_back_when_done(path, piece, waiter)
+        _give_back_when_done(path, piece, sent)
 
 
 def write_region(
     path: DataPath,
     dst: RemoteMemoryRegion,
     offset: int,
-    src: MemoryRegion,
+    src: InPlace,
     src_offset: int,
     length: int,
 ) -> Steps[None]:
     """Write from registered memory, without a copy."""
 
     def post(at: int, count: int, waiter: Waiter) -> None:
-        path.write(dst, offset + at, src, src_offset + at, count, waiter)
+        path.write(dst, offset + at, src.region, src_offset + at, count, waiter)
 
-    return _in_place(path, length, post)
+    return _in_place(path, src, length, post)
 
 
 def read_region(
     path: DataPath,
-    dst: MemoryRegion,
+    dst: InPlace,
     dst_offset: int,
     src: RemoteMemoryRegion,
     offset: int,
@@ -235,12 +232,16 @@ def read_region(
     """Read into registered memory, without a copy."""
 
     def post(at: int, count: int, waiter: Waiter) -> None:
-        path.read(dst, dst_offset + at, src, offset + at, count, waiter)
+        path.read(dst.region, dst_offset + at, src, offset + at, count, waiter)
 
-    return _in_place(path, length, post)
+    return _in_place(path, dst, length, post)
 
 
-def _in_place(path: DataPath, length: int, post: Callable[[int, int, Waiter], None]) -> Steps[None]:
+def _in_place(
+    path: DataPath, memory: InPlace, length: int, post: Callable[[int, int, Waiter], None]
+) -> Steps[None]:
+    while memory.abandoned is not None and not memory.abandoned.done:
+        yield memory.abandoned
     waiter = Waiter()
     waiter.done = True  # while nothing is posted
     try:
@@ -254,6 +255,9 @@ def _in_place(path: DataPath, length: int, post: Callable[[int, int, Waiter], No
             with suppress(Cancelled):
                 yield waiter
         raise
+    finally:
+        if not waiter.done:
+            memory.abandoned = waiter
 
 
 def atomic_store(path: DataPath, dst: RemoteMemoryRegion, offset: int, value: bytes) -> Steps[None]:
