@@ -280,8 +280,8 @@ class Pool(OpenedPool):
 class PoolArray:
     """A part of a pool as a numpy array in registered memory. Made by `Pool.array`.
 
-    An index is a row, a slice of rows, or None for all. What a call that timed out has under way may
-    still touch `local`; the next call waits for that first.
+    An index is a row, a slice of rows, or None for all. What a call that timed out has under way
+    may still touch `local`; the next call waits for that first.
 
     Attributes:
         local: the numpy array: read into, and written from, without a copy.

@@ -1,0 +1,87 @@
+"""`python tests/powerfail N`: lose power N times, and say what became of the pools.
+
+The exit code is 1 where anything that was acknowledged is not there, a pool does not open, or the
+control pools, in which nothing is made durable, were not found to have lost anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    __package__ = "powerfail"
+
+# Before rpma is imported: the guest has no other device either.
+os.environ["RPMA_FABRIC"] = "soft"
+
+from powerfail import machine, rounds
+from softroce.kernel import KernelError
+
+#: The exit code where no such machine can be had.
+UNAVAILABLE = 3
+
+
+def main() -> int:
+    """Parse the command line, lose power, return the exit code."""
+    parser = argparse.ArgumentParser(prog="powerfail", description=__doc__.splitlines()[0])
+    parser.add_argument("rounds", type=int, metavar="N", help="how many times")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
+    parser.add_argument("--report", type=Path, metavar="FILE", help="all figures, as JSON")
+    parser.add_argument(
+        "--write-for",
+        type=float,
+        nargs=2,
+        default=(0.5, 5.0),
+        metavar=("LEAST", "MOST"),
+        help="seconds before the power goes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lying-disk",
+        action="store_true",
+        help="let the disk take no notice of flushes: that has to cost records",
+    )
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if reason := machine.unavailable():
+        print(f"powerfail: {reason}", file=sys.stderr)
+        return UNAVAILABLE
+    # A socket is in it, whose path must be short.
+    with tempfile.TemporaryDirectory(prefix="powerfail-") as folder:
+        try:
+            report = rounds.run(
+                arguments.rounds,
+                arguments.seed,
+                Path(folder),
+                arguments.write_for,
+                arguments.lying_disk,
+            )
+        except KernelError as error:
+            print(f"powerfail: {error}", file=sys.stderr)
+            return 2
+    if arguments.report:
+        arguments.report.write_text(json.dumps(report.as_dict(), indent=1))
+    boot = sum(report.boot_seconds) / max(1, len(report.boot_seconds))
+    unflushed, survived = report.sectors
+    print(
+        f"Power lost {report.rounds} times, in {report.seconds:.0f} s; a boot takes {boot:.0f} s; "
+        f"seed {report.seed}.\nThe disk was told to flush {report.flushes} times, and had "
+        f"{unflushed} sectors in its cache when the\npower went, of which {survived} survived.\n"
+    )
+    print(report.table(), flush=True)
+    for complaint in report.errors:
+        print(complaint, file=sys.stderr)
+    for name in report.undetected:
+        print(f"{name} should have lost records, and none were missed", file=sys.stderr)
+    return int(bool(report.harm or report.undetected))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""Rounds: boot, compare, write, lose the power. And what came of them."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rpma.pool import PoolError
+from softroce.guest import GuestError
+
+from .ledger import Findings
+from .machine import KINDS, Machine
+from .workload import ROLES, Keeper, Worker, Writer
+
+
+@dataclass
+class Row:
+    """What became of the pools of one role on one kind of storage.
+
+    Attributes:
+        acknowledged: records (or changes of the small pools) that were.
+        findings: after the boots.
+        unopened: pools that failed to open.
+        misflushed: answers before which something else than the range was flushed.
+    """
+
+    acknowledged: int = 0
+    findings: Findings = field(default_factory=Findings)
+    unopened: int = 0
+    misflushed: int = 0
+
+
+@dataclass
+class Report:
+    """What came of all rounds.
+
+    Attributes:
+        seed: of all chance.
+        rounds: how often the power was lost.
+        seconds: how long all took.
+        boot_seconds: how long each boot took, until the targets served.
+        flushes: what the disk was asked for.
+        sectors: how many the disk had not been told to flush when the power went, and how many of
+            them survived.
+        rows: by storage and role of the pools.
+        errors: what went wrong, in words.
+    """
+
+    seed: int
+    rounds: int = 0
+    seconds: float = 0.0
+    boot_seconds: list[float] = field(default_factory=list)
+    flushes: int = 0
+    sectors: tuple[int, int] = (0, 0)
+    rows: dict[str, Row] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def harm(self) -> int:
+        """What must not be: anything lost, torn or failed, but for the control pools."""
+        rows = [row for name, row in self.rows.items() if not name.endswith("/control")]
+        lost = sum(row.findings.lost + row.findings.torn for row in rows)
+        # A control pool is a pool: it must open, whatever has become of its records.
+        unopened = sum(row.unopened for row in self.rows.values())
+        return lost + unopened + sum(row.misflushed for row in rows) + len(self.errors)
+
+    @property
+    def undetected(self) -> list[str]:
+        """The control pools of which nothing was found lost."""
+        return [
+            name
+            for name, row in self.rows.items()
+            if name.endswith("/control") and not row.findings.lost + row.findings.torn
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {**asdict(self), "harm": self.harm, "undetected": self.undetected}
+
+    def table(self) -> str:
+        """As Markdown."""
+        lines = [
+            "| pools | acknowledged | checked | lost | torn | interrupted: old / new / mixed | "
+            "flushed otherwise | failed to open |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|",
+        ]
+        for name, row in self.rows.items():
+            found = row.findings
+            interrupted = f"{found.old} / {found.new} / {found.mixed}"
+            kind, _, role = name.partition("/")
+            torn: object = found.torn
+            if role == "small":
+                torn = interrupted = ""
+            misflushed = row.misflushed if kind == "dax" and role in ("mapped", "shadowed") else ""
+            lines.append(
+                f"| {name} | {row.acknowledged} | {found.checked} | {found.lost} | {torn} | "
+                f"{interrupted} | {misflushed} | {row.unopened} |"
+            )
+        return "\n".join(lines)
+
+
+def run(
+    rounds: int, seed: int, folder: Path, write_for: tuple[float, float], disk_lies: bool = False
+) -> Report:
+    """Lose power so many times.
+
+    Args:
+        rounds: how many times.
+        seed: of all chance that is not the machine's own.
+        folder: where to put the storage.
+        write_for: least and most time before the power goes, in seconds.
+        disk_lies: whether the disk takes no notice of flushes while clients write.
+    """
+    chance = random.Random(seed)
+    report = Report(seed)
+    began = time.monotonic()
+    with Machine(folder, chance) as machine:
+        writers = [
+            Writer(kind, role, random.Random(chance.random()), machine.caches, machine.token)
+            for kind in KINDS
+            for role in ROLES
+        ]
+        keepers = [Keeper(kind, random.Random(chance.random()), machine.token) for kind in KINDS]
+        workers: list[Worker] = [*writers, *keepers]
+        report.rows = {worker.name: Row() for worker in workers}
+        try:
+            for number in range(rounds + 1):
+                report.boot_seconds.append(machine.boot())
+                for writer in writers:
+                    found = writer.open(machine.addresses[writer.kind])
+                    report.rows[writer.name].findings += found
+                for keeper in keepers:
+                    keeper.open(machine.addresses[keeper.kind])
+                if number == rounds:
+                    break
+                machine.disk.lies = disk_lies
+                for worker in workers:
+                    worker.start()
+                time.sleep(chance.uniform(*write_for))
+                machine.lose_power()
+                for worker in workers:
+                    worker.join()
+                report.rounds += 1
+                told = sum(writer.ledger.acknowledged for writer in writers)
+                print(
+                    f"power lost {report.rounds} times in {time.monotonic() - began:.0f} s, "
+                    f"{told} records acknowledged",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        except (GuestError, PoolError) as error:  # a storage that does not mount, say
+            report.errors.append(str(error))
+        finally:
+            for worker in workers:
+                worker.close()
+        _sum_up(report, writers, keepers)
+        report.flushes, report.sectors = machine.disk.flushes, machine.sectors
+        if report.errors:
+            report.errors.append(machine.log())
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def _sum_up(report: Report, writers: list[Writer], keepers: list[Keeper]) -> None:
+    for writer in writers:
+        row = report.rows[writer.name]
+        row.acknowledged, row.unopened = writer.ledger.acknowledged, writer.unopened
+        row.misflushed = writer.misflushed
+        report.errors += writer.errors
+        if writer.role != "control":
+            report.errors += writer.ledger.complaints
+    for keeper in keepers:
+        row = report.rows[keeper.name]
+        row.acknowledged, row.unopened = keeper.acknowledged, keeper.unopened
+        row.findings.checked, row.findings.lost = keeper.checked, keeper.lost
+        report.errors += keeper.errors

@@ -1,0 +1,86 @@
+"""The target in the guest: serves the pools of both kinds of storage until the power goes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+# asyncio does without it, and it takes half a second to import here.
+sys.modules["ssl"] = None  # type: ignore[assignment]
+
+from rpma.pool import served  # noqa: E402
+from rpma.pool.header import DATA_OFFSET  # noqa: E402
+from rpma.pool.target import Target  # noqa: E402
+
+LINE = 64
+"""What a processor's cache keeps or loses as a whole, in bytes."""
+PAGE = 4096
+
+
+def lose_caches(pool: Path, persisted: bytes, chance: random.Random, survival: float) -> None:
+    """Take from a pool what was in the processor's caches when the power went.
+
+    A line that was not flushed may have left the cache all the same: each survives by chance. The
+    emulated memory itself loses nothing.
+    """
+    fd = os.open(pool, os.O_RDWR)
+    for start in range(0, len(persisted), PAGE):
+        now = os.pread(fd, min(PAGE, len(persisted) - start), DATA_OFFSET + start)
+        if now == persisted[start : start + PAGE]:
+            continue
+        for at in range(start, start + len(now), LINE):
+            line = persisted[at : min(at + LINE, start + len(now))]
+            if now[at - start : at - start + LINE] != line and chance.random() >= survival:
+                os.pwrite(fd, line, DATA_OFFSET + at)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def shadow_some() -> None:
+    """Let pools named "shadowed" be what they are with a device that does not pin their pages."""
+    mapped, can_register = served.ServedPool.map, served._can_register
+    here = threading.local()
+
+    def map_(self: served.ServedPool, peer: Any, direct_write_to_pmem: bool) -> None:
+        here.is_shadowed = self.name.startswith("shadowed")
+        mapped(self, peer, direct_write_to_pmem)
+        assert self.is_shadowed == here.is_shadowed
+
+    served._can_register = lambda peer, data: not here.is_shadowed and can_register(peer, data)
+    served.ServedPool.map = map_  # type: ignore[method-assign]
+
+
+def main() -> None:
+    share = Path(os.environ["POWERFAIL_SHARE"])
+    job = json.loads((share / "job").read_text())
+    logging.basicConfig(level=logging.WARNING)
+    assert "/stubs.so" in Path("/proc/self/maps").read_text()
+    chance = random.Random(job["seed"])
+    for name in job["persisted"]:
+        pool = Path("/run/dax/pools", name + ".pool")
+        if pool.exists():
+            lose_caches(pool, (share / f"{name}.persisted").read_bytes(), chance, job["survival"])
+    shadow_some()
+    targets = []
+    for kind, ports in job["ports"].items():
+        target = Target(
+            f"/run/{kind}/pools",
+            listen=f"0.0.0.0:{ports[0]}",
+            token=job["token"],
+            data_ports=ports[1:],
+        )
+        target.start()
+        targets.append(target)
+    (share / "serving").touch()
+    while True:
+        time.sleep(3600)
+
+
+main()
