@@ -198,6 +198,7 @@ def test_what_was_put_comes_back(target: Served, tmp_path: Path, size: int) -> N
     assert {path.name for path in tmp_path.iterdir()} == {"back", "file", "pools", "token"}
 
 
+@pytest.mark.slow_in_guest
 def test_pipes(target: Served) -> None:
     pool, data = f"{target.target}/pool", random.Random(1).randbytes(5 * MIB)
     put = target.json("put", "-", pool, "--size", "6MiB", data=data)
@@ -211,6 +212,7 @@ def test_pipes(target: Served) -> None:
     assert put["error"].startswith(f"more comes than the {MIB} bytes that the pool has; ")
 
 
+@pytest.mark.slow_in_guest
 def test_a_pool_that_is_there_is_replaced_if_asked(target: Served, tmp_path: Path) -> None:
     pool = f"{target.target}/pool"
     long, short = some_file(tmp_path / "long", 50000), some_file(tmp_path / "short", 30000)
@@ -226,6 +228,7 @@ def test_a_pool_that_is_there_is_replaced_if_asked(target: Served, tmp_path: Pat
     assert target.run("get", pool, "-")[0] == short.read_bytes()
 
 
+@pytest.mark.slow_in_guest
 def test_in_dram_nothing_is_durable(target: Served, tmp_path: Path) -> None:
     file, pool = some_file(tmp_path / "file", 5 * MIB), f"{target.target}/pool"
     put = target.json("put", file, pool, "--volatile")
@@ -236,6 +239,7 @@ def test_in_dram_nothing_is_durable(target: Served, tmp_path: Path) -> None:
     assert errors.startswith("rpma create: 12 MiB of DRAM are asked for")
 
 
+@pytest.mark.slow_in_guest
 def test_a_file_stays_if_the_pool_is_missing(target: Served, tmp_path: Path) -> None:
     file = some_file(tmp_path / "file", 100)
     before = file.read_bytes()
@@ -246,6 +250,7 @@ def test_a_file_stays_if_the_pool_is_missing(target: Served, tmp_path: Path) -> 
 # ---- what there is -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow_in_guest
 def test_pools_are_created_listed_described_resized_and_removed(target: Served) -> None:
     at = target.target
     created = target.json("create", f"{at}/one", "64KiB")
@@ -278,6 +283,7 @@ def test_pools_are_created_listed_described_resized_and_removed(target: Served) 
     assert target.run("list", at) == (b"", f"{at} has no pools\n")
 
 
+@pytest.mark.slow_in_guest
 def test_a_pool_in_use(target: Served) -> None:
     at = target.target
     with target.client() as client, client.create_pool("pool", 4096):
@@ -290,6 +296,7 @@ def test_a_pool_in_use(target: Served) -> None:
             assert errors.startswith(f"rpma {arguments[0]}: pool 'pool' is open by 1")
 
 
+@pytest.mark.slow_in_guest
 def test_no_room(fabric: Fabric, tmp_path: Path) -> None:
     file = some_file(tmp_path / "file", 2 * MIB)
     with served(fabric, tmp_path / "pools", limit=1024) as target:
@@ -305,6 +312,7 @@ def test_no_room(fabric: Fabric, tmp_path: Path) -> None:
 # ---- who may come in ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow_in_guest
 def test_the_wrong_token(target: Served, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong"
     wrong.touch(0o600)
@@ -317,6 +325,7 @@ def test_the_wrong_token(target: Served, tmp_path: Path) -> None:
     assert all(TOKEN not in line for line in target.lines)
 
 
+@pytest.mark.slow_in_guest
 def test_tokens_of_users(fabric: Fabric, tmp_path: Path) -> None:
     tokens = "# who may come in\nalice:one\n\nbob:two"
     with served(fabric, tmp_path / "pools", tokens=tokens) as target:
@@ -348,6 +357,7 @@ def test_a_signal_drains(fabric: Fabric, tmp_path: Path, number: signal.Signals)
     assert target.lines[-1].endswith("ended")
 
 
+@pytest.mark.slow_in_guest
 def test_drains_no_longer_than_asked(fabric: Fabric, tmp_path: Path) -> None:
     with served(fabric, tmp_path / "pools", "--drain", "0.5") as target, ExitStack() as stack:
         client = stack.enter_context(target.client())
@@ -357,6 +367,7 @@ def test_drains_no_longer_than_asked(fabric: Fabric, tmp_path: Path) -> None:
             client.list_pools(timeout=SOON)
 
 
+@pytest.mark.slow_in_guest
 def test_a_second_signal_ends_it_at_once(fabric: Fabric, tmp_path: Path) -> None:
     with served(fabric, tmp_path / "pools", "--drain", "3600") as target, target.client():
         target.process.send_signal(signal.SIGTERM)
@@ -366,6 +377,7 @@ def test_a_second_signal_ends_it_at_once(fabric: Fabric, tmp_path: Path) -> None
         target.wait_for("warning  SIGTERM: ending at once")
 
 
+@pytest.mark.slow_in_guest
 def test_systemd_is_told(fabric: Fabric, tmp_path: Path) -> None:
     name = f"rpma-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -382,6 +394,7 @@ def test_systemd_is_told(fabric: Fabric, tmp_path: Path) -> None:
             assert target.end() == 0
 
 
+@pytest.mark.slow_in_guest
 def test_one_target_serves_a_directory(target: Served, tmp_path: Path) -> None:
     _, errors = target.run("serve", tmp_path / "pools", "--listen", "127.0.0.1:0", code=1)
     assert errors.startswith("rpma serve: ")
@@ -390,6 +403,7 @@ def test_one_target_serves_a_directory(target: Served, tmp_path: Path) -> None:
     assert errors.startswith(f"rpma serve: cannot listen on {target.target}: ")
 
 
+@pytest.mark.slow_in_guest
 def test_a_target_that_dies_in_a_put(fabric: Fabric, tmp_path: Path) -> None:
     folder, data = tmp_path / "pools", random.Random(2).randbytes(24 * MIB)
     with served(fabric, folder) as target, target.client() as client:
@@ -425,6 +439,7 @@ def test_a_target_that_dies_in_a_put(fabric: Fabric, tmp_path: Path) -> None:
 # ---- metrics, and how fast it is ---------------------------------------------------------------
 
 
+@pytest.mark.slow_in_guest
 def test_metrics(fabric: Fabric, tmp_path: Path) -> None:
     pytest.importorskip("prometheus_client")
     options = ("--metrics", "127.0.0.1:0", "--dram", "1MiB")
@@ -467,6 +482,7 @@ def test_metrics(fabric: Fabric, tmp_path: Path) -> None:
 OPERATIONS = ["write", "write_persist", "read"]
 
 
+@pytest.mark.slow_in_guest
 @pytest.mark.parametrize("volatile", [False, True])
 def test_bench(target: Served, tmp_path: Path, volatile: bool) -> None:
     arguments = ["bench", target.target, "--sizes", "8,64KiB", "--seconds", "0.05"]
@@ -486,6 +502,7 @@ def test_bench(target: Served, tmp_path: Path, volatile: bool) -> None:
     assert target.json("list", target.target)["pools"] == []
 
 
+@pytest.mark.slow_in_guest
 def test_bench_draws(target: Served, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     arguments = ["bench", target.target, "--sizes", "64", "--seconds", "0.02", "--json", "-"]
@@ -494,6 +511,7 @@ def test_bench_draws(target: Served, tmp_path: Path) -> None:
     assert (tmp_path / "picture").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow_in_guest
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_bench_leaves_nothing(target: Served, number: signal.Signals) -> None:
     with target.popen("bench", target.target, "--seconds", "3600") as bench:
@@ -507,6 +525,7 @@ def test_bench_leaves_nothing(target: Served, number: signal.Signals) -> None:
 # ---- by ssh ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow_in_guest
 def test_serving_by_ssh(fabric: Fabric, tmp_path: Path) -> None:
     """What ssh starts on the other machine: it ends with the input that brings its token."""
     process = subprocess.Popen(

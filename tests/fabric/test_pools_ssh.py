@@ -121,6 +121,7 @@ def test_a_target_lives_as_long_as_the_connection(folder: Path) -> None:
     wait_until(lambda: not _targets(folder), "the target ends")
 
 
+@pytest.mark.slow_in_guest
 def test_asyncio_starts_targets_too(folder: Path) -> None:
     async def test() -> None:
         where = f"ssh://{HOST}{folder}"
@@ -131,12 +132,14 @@ def test_asyncio_starts_targets_too(folder: Path) -> None:
     wait_until(lambda: not _targets(folder), "the target ends")
 
 
+@pytest.mark.slow_in_guest
 def test_the_target_ends_where_the_client_cannot_go_on(folder: Path) -> None:
     with pytest.raises(PoolNotFoundError):
         rpma.open_pool(f"ssh://{HOST}{folder}", "nothing", timeout=6 * SOON)
     wait_until(lambda: not _targets(folder), "the target ends")
 
 
+@pytest.mark.slow_in_guest
 def test_what_the_target_says_is_told(folder: Path) -> None:
     with pytest.raises(TargetLost, match=r"(?s)cannot start a target at ssh://.*not exist"):
         rpma.open_pool(f"ssh://{HOST}{folder}/nowhere", "journal", timeout=6 * SOON)
@@ -147,6 +150,7 @@ def test_what_the_target_says_is_told(folder: Path) -> None:
         rpma.open_pool(f"ssh://{HOST}{folder}", "journal", timeout=6 * SOON)
 
 
+@pytest.mark.slow_in_guest
 def test_what_ssh_says_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     where = f"ssh://{HOST}{folder}"
     monkeypatch.setenv(COMMAND_VARIABLE, "no-such-command")

@@ -23,10 +23,10 @@ CODES |= {"RPMA_E_SHARED_CHANNEL": -100008, "RPMA_E_NOT_SHARED_CHNL": -100009}
 
 
 SUITE = Path(__file__).parent
-#: Tests that start many processes: once is enough of them where the processor is emulated.
+#: Once is enough of these where the processor is emulated; other tests of pools remain.
 SLOW = [
-    f"--ignore={SUITE / name}.py"
-    for name in ("test_demo", "test_pool_commands", "test_pool_faults", "test_pools_ssh")
+    *(f"--ignore={SUITE / name}.py" for name in ("test_demo", "test_pools", "test_pools_ssh")),
+    f"--ignore-glob={SUITE}/test_pool_*",
 ]
 
 
