@@ -59,7 +59,6 @@ _RECEIVE = 1 << 62  # in the wr_id of a receive, with the number of its buffer
 _ALWAYS = CompletionFlags.ALWAYS
 _ON_ERROR = CompletionFlags.ON_ERROR
 _SUCCESS = WcStatus.SUCCESS
-_LOST = (WcStatus.RETRY_EXC_ERR, WcStatus.RNR_RETRY_EXC_ERR, WcStatus.WR_FLUSH_ERR)
 
 _REFUSALS: dict[int, tuple[type[PoolError], str]] = {
     1: (
@@ -391,9 +390,10 @@ class DataPath:
             waiter.finish(cls(words))
 
     def _fail(self, wc: WorkCompletion) -> None:
-        error: RpmaError = completion_error(wc, "a request to the target")
-        if wc.status in _LOST:
-            error = TargetLost(f"the connection to {self._target} is lost: {error}")
+        # Whatever the status, the connection is over. A target that dies may take its memory away
+        # before the connection: then the first thing to fail is the access to that.
+        cause = completion_error(wc, "a request to the target")
+        error = TargetLost(f"the connection to {self._target} is lost: {cause}")
         if not wc.wr_id & _RECEIVE and self.broken is None:
             self._retire(wc.wr_id - 1)
         self._break(error)
