@@ -686,7 +686,7 @@ while True:
         if connection.cq.next_wc(20).raise_for_status().wr_id == 1:
             connection.recv(region, 32, 16, wr_id=1)
     if not said:
-        print("answered")
+        print("answered", flush=True)
         said = True
 """
 
