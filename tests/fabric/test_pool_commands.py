@@ -88,8 +88,9 @@ class Served:
         return Client(self.target, token=TOKEN, timeout=SOON)
 
     def popen(self, *arguments: str | Path, **environment: str) -> subprocess.Popen[bytes]:
+        # A shell ignores SIGINT in what it runs in the background, tests included.
         return subprocess.Popen(
-            [COMMAND, *map(str, arguments)],
+            ["env", "--default-signal=INT", COMMAND, *map(str, arguments)],
             env=self._environment | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
