@@ -175,7 +175,13 @@ def wait_until(condition: Callable[[], object], limit: float = LIMIT) -> None:
 # ---- files go in and come out ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [0, 1, 4096, 9 * MIB + 17])
+@pytest.mark.parametrize(
+    "size",
+    [
+        *(pytest.param(size, marks=pytest.mark.slow_in_guest) for size in (0, 1, 4096)),
+        9 * MIB + 17,
+    ],
+)
 def test_what_was_put_comes_back(target: Served, tmp_path: Path, size: int) -> None:
     file, back = some_file(tmp_path / "file", size), tmp_path / "back"
     pool = f"{target.target}/pool"
@@ -341,7 +347,10 @@ def test_tokens_of_users(fabric: Fabric, tmp_path: Path) -> None:
 # ---- the end of a target -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow_in_guest)],
+)
 def test_a_signal_drains(fabric: Fabric, tmp_path: Path, number: signal.Signals) -> None:
     with served(fabric, tmp_path / "pools", "--drain", str(LIMIT)) as target:
         with target.client() as client:

@@ -110,6 +110,7 @@ def _targets(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow_in_guest
 def test_a_target_lives_as_long_as_the_connection(folder: Path) -> None:
     where = f"ssh://{HOST}{folder}"
     with rpma.create_pool(where, "journal", 4096, timeout=6 * SOON) as pool:
