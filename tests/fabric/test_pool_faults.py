@@ -763,9 +763,14 @@ def test_a_frame_that_was_changed_on_the_way_is_refused(
         client.close()
     # What came as it was sent has been done, once; nothing of what did not.
     done = {"to target": [], "to client": ["a"]}[direction]
-    done += {"to target": ["a"], "to client": ["b"]}[direction] if change is twice else []
+    perhaps: list[str] = []
+    if change is twice and direction == "to target":
+        done = ["a"]
+    elif change is twice:  # the client asked for it, and left at the second reply that it found
+        perhaps = ["b"]
     with connect(target) as client:
-        assert [info.name for info in client.list_pools()] == [*done, "pool"]
+        names = [info.name for info in client.list_pools()]
+    assert names in ([*done, "pool"], [*done, *perhaps, "pool"])
 
 
 def test_a_frame_that_is_dropped_is_missed(target: Target) -> None:
