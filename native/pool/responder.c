@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * responder.c -- the target's answers to flush requests, by a thread for each client. RC has a
- * message arrive after the writes before it, so what a request names is in memory when the request
- * is met here.
+ * responder.c -- the target's answers to flush requests and to compare-and-swaps, by a thread for
+ * each client. RC has a message arrive after the writes before it, so what a request names is in
+ * memory when the request is met here.
  *
- * A request is 32 bytes, an answer 16, little endian:
+ * Little endian; a flush request is 32 bytes and its answer 16, a compare-and-swap 48 and 24:
  *
- *     request  u64 id, u64 offset, u64 length, u32 pool, u32 0
- *     answer   u64 id, u32 status, u32 0
+ *     request  u64 id, u64 offset, u64 length, u32 pool, u32 0 [, u64 expected, u64 desired]
+ *     answer   u64 id, u32 status, u32 0 [, u64 found]
  *
  * Whatever completes a receive is answered, in order. The id of a message that is no request (its
  * length is another, or it came as a write's immediate data) is taken to be 0. A message of more
- * than 32 bytes fails its receive, and with it the connection.
+ * than 48 bytes fails its receive, and with it the connection.
  */
 #include "pool.h"
 
@@ -42,15 +42,17 @@ struct pool {
 
 struct request {
 	uint64_t id, offset, length;
+	uint64_t found; /* by a compare-and-swap */
 	uint32_t receive;
 	uint32_t status;
+	bool is_swap;
 	struct pool *pool; /* NULL: there is nothing to flush */
 };
 
 /* A receive that has completed, whose buffer has not been looked at. */
 struct arrival {
 	uint32_t receive;
-	bool is_request; /* by its length and kind */
+	uint32_t length; /* 0: it is no request, by its length or kind */
 };
 
 struct counts {
@@ -186,6 +188,26 @@ count(_Atomic uint64_t *counter, uint64_t more)
 	atomic_fetch_add_explicit(counter, more, memory_order_relaxed);
 }
 
+/*
+ * Under the lock of the pools, which keeps the memory: atomic for all who swap through a target,
+ * and for the RNIC's atomic writes, as both go through this machine's caches.
+ */
+static uint32_t
+swap(struct request *request, struct rpmapy_durable *durable, const char *message)
+{
+	uint64_t words[2];
+	char *place = durable->memory + request->offset;
+	if (request->length != sizeof(uint64_t) || (uintptr_t)place % sizeof(uint64_t) ||
+	    request->offset % sizeof(uint64_t))
+		return RPMAPY_FLUSH_BAD_REQUEST;
+	memcpy(words, message + RPMAPY_FLUSH_REQUEST_SIZE, sizeof(words));
+	uint64_t found = words[0]; /* as it is in memory: little endian, like the words */
+	(void)__atomic_compare_exchange_n((uint64_t *)(void *)place, &found, words[1], false,
+					  __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	request->found = found;
+	return rpmapy_durable_failed(durable) ? RPMAPY_FLUSH_STORAGE_FAILED : RPMAPY_FLUSH_OK;
+}
+
 /* Under the lock of the pools: the status, as far as it is known without flushing. */
 static uint32_t
 check(struct rpmapy_answering *answering, struct request *request, const char *message)
@@ -203,6 +225,8 @@ check(struct rpmapy_answering *answering, struct request *request, const char *m
 	uint64_t size = pool->durable->size;
 	if (request->offset > size || request->length > size - request->offset)
 		return RPMAPY_FLUSH_BAD_REQUEST;
+	if (request->is_swap)
+		return swap(request, pool->durable, message);
 	if (pool->durable->method == RPMAPY_DURABLE_NONE)
 		return RPMAPY_FLUSH_NOT_DURABLE;
 	pool->in_use = true;
@@ -221,12 +245,12 @@ take_requests(struct rpmapy_answering *answering)
 		const struct arrival *arrival = &answering->arrivals[i];
 		struct request *request = &answering->requests[i];
 		*request = (struct request){.receive = arrival->receive,
-					    .status = RPMAPY_FLUSH_BAD_REQUEST};
-		if (arrival->is_request)
-			request->status =
-				check(answering, request,
-				      answering->base +
-					      (size_t)arrival->receive * RPMAPY_FLUSH_REQUEST_SIZE);
+					    .status = RPMAPY_FLUSH_BAD_REQUEST,
+					    .is_swap = arrival->length == RPMAPY_SWAP_REQUEST_SIZE};
+		if (arrival->length)
+			request->status = check(answering, request,
+						answering->base + (size_t)arrival->receive *
+									  RPMAPY_REQUEST_ROOM);
 	}
 	pthread_mutex_unlock(&answering->lock);
 	answering->arrived = 0;
@@ -345,10 +369,11 @@ complete(struct rpmapy_answering *answering, const struct rpmapy_wc *wc)
 	} else if (wc->wr_id & IS_ANSWER) {
 		answering->retired = (wc->wr_id & ~IS_ANSWER) + 1;
 	} else if (wc->wr_id < answering->depth && answering->arrived < answering->depth) {
-		answering->arrivals[answering->arrived++] =
-			(struct arrival){.receive = (uint32_t)wc->wr_id,
-					 .is_request = wc->opcode == IBV_WC_RECV &&
-						       wc->byte_len == RPMAPY_FLUSH_REQUEST_SIZE};
+		bool is_request =
+			wc->opcode == IBV_WC_RECV && (wc->byte_len == RPMAPY_FLUSH_REQUEST_SIZE ||
+						      wc->byte_len == RPMAPY_SWAP_REQUEST_SIZE);
+		answering->arrivals[answering->arrived++] = (struct arrival){
+			.receive = (uint32_t)wc->wr_id, .length = is_request ? wc->byte_len : 0};
 	}
 }
 
@@ -445,19 +470,22 @@ send_answer(struct rpmapy_answering *answering, const struct request *request)
 	uint64_t number = answering->sent;
 	uint32_t quarter = answering->ring < 4 ? 1 : answering->ring / 4;
 	bool signalled = number % quarter == quarter - 1;
-	size_t offset = (size_t)answering->depth * RPMAPY_FLUSH_REQUEST_SIZE +
-			(size_t)(number % answering->ring) * RPMAPY_FLUSH_ANSWER_SIZE;
+	size_t offset = (size_t)answering->depth * RPMAPY_REQUEST_ROOM +
+			(size_t)(number % answering->ring) * RPMAPY_ANSWER_ROOM;
 	uint64_t id = htole64(request->id);
 	uint32_t words[] = {htole32(request->status), 0};
-	memcpy(answering->base + offset, &id, sizeof(id));
-	memcpy(answering->base + offset + sizeof(id), words, sizeof(words));
+	char *place = answering->base + offset;
+	memcpy(place, &id, sizeof(id));
+	memcpy(place + sizeof(id), words, sizeof(words));
+	memcpy(place + RPMAPY_FLUSH_ANSWER_SIZE, &request->found, sizeof(request->found));
+	size_t length = request->is_swap ? RPMAPY_SWAP_ANSWER_SIZE : RPMAPY_FLUSH_ANSWER_SIZE;
 	int flags = signalled ? RPMA_F_COMPLETION_ALWAYS : RPMA_F_COMPLETION_ON_ERROR;
 	int ret = post_begin(answering);
 	if (ret)
 		return ret;
-	ret = post_result(rpma_send(
-		answering->conn->handle.object, answering->messages->handle.object, offset,
-		RPMAPY_FLUSH_ANSWER_SIZE, flags, (const void *)(uintptr_t)(IS_ANSWER | number)));
+	ret = post_result(rpma_send(answering->conn->handle.object,
+				    answering->messages->handle.object, offset, length, flags,
+				    (const void *)(uintptr_t)(IS_ANSWER | number)));
 	post_end(answering);
 	if (!ret)
 		answering->sent++;
@@ -472,8 +500,8 @@ post_receive(struct rpmapy_answering *answering, uint32_t receive)
 		return ret;
 	ret = post_result(rpma_recv(answering->conn->handle.object,
 				    answering->messages->handle.object,
-				    (size_t)receive * RPMAPY_FLUSH_REQUEST_SIZE,
-				    RPMAPY_FLUSH_REQUEST_SIZE, (const void *)(uintptr_t)receive));
+				    (size_t)receive * RPMAPY_REQUEST_ROOM, RPMAPY_REQUEST_ROOM,
+				    (const void *)(uintptr_t)receive));
 	post_end(answering);
 	return ret;
 }
@@ -657,10 +685,10 @@ answering_finish(struct handle *handle)
 static uint32_t
 ring_size(const struct rpmapy_conn *conn, const struct rpmapy_local *messages, uint32_t depth)
 {
-	size_t receives = (size_t)depth * RPMAPY_FLUSH_REQUEST_SIZE;
+	size_t receives = (size_t)depth * RPMAPY_REQUEST_ROOM;
 	if (messages->size < receives || conn->common.cq_size <= depth)
 		return 0;
-	size_t room = (messages->size - receives) / RPMAPY_FLUSH_ANSWER_SIZE;
+	size_t room = (messages->size - receives) / RPMAPY_ANSWER_ROOM;
 	uint32_t most = conn->common.cq_size - depth;
 	if (conn->common.sq_size < most)
 		most = conn->common.sq_size;
@@ -691,7 +719,7 @@ answering_setup(struct rpmapy_answering *answering)
  * parent, since a region that the garbage collector meets first must close at once.
  *
  * The connection has one completion queue, which is the answering's alone from the start on, and
- * its receives i = 0 .. depth - 1 are posted: 32 bytes at i * 32 of the messages, of wr_id i.
+ * its receives i = 0 .. depth - 1 are posted: 48 bytes at i * 48 of the messages, of wr_id i.
  */
 int
 rpmapy_answering_new(struct rpmapy_conn *conn, struct rpmapy_local *messages, uint32_t depth,

@@ -290,6 +290,14 @@ class Pool(OpenedPool, _Closing):
         value: int = await self._run(self._logic.atomic_load(offset), timeout)
         return value
 
+    async def compare_and_swap(
+        self, offset: int, expected: int, desired: int, *, timeout: float | None = None
+    ) -> int:
+        """Write 8 bytes as a whole if they are what is expected, and tell what they were."""
+        steps = self._logic.compare_and_swap(offset, expected, desired)
+        found: int = await self._run(steps, timeout)
+        return found
+
     def array(
         self,
         dtype: npt.DTypeLike = "uint8",

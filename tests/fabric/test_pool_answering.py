@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,9 +39,7 @@ import rpma
 from fabrics.fabric import Fabric
 from rpma import CompletionFlags, ConnectionConfig, Usage, allocation
 from rpma.pool.durability import (
-    ANSWER,
     MAX_DEPTH,
-    REQUEST,
     Answering,
     Counts,
     Durable,
@@ -50,6 +49,14 @@ from rpma.pool.durability import (
     is_pmem,
 )
 from rpma.pool.errors import NotDurableError, StorageError
+from rpma.pool.wire import (
+    ANSWER,
+    ANSWER_ROOM,
+    REQUEST,
+    REQUEST_ROOM,
+    SWAP_ANSWER,
+    SWAP_REQUEST,
+)
 
 pytestmark = pytest.mark.fabric
 
@@ -64,16 +71,23 @@ class Client:
 
     def __init__(self, stack: ExitStack, peer: rpma.Peer, outstanding: int) -> None:
         self._outstanding = outstanding
-        self._buffer = bytearray(outstanding * (64 + 16) + SIZE)
-        self._data = outstanding * (64 + 16)
+        self._buffer = bytearray(outstanding * (64 + ANSWER_ROOM) + SIZE)
+        self._data = outstanding * (64 + ANSWER_ROOM)
         self._region = stack.enter_context(peer.register(self._buffer, EVERYTHING))
         self._sent = 0
         self._under_way = 0
         self._early: list[rpma.WorkCompletion] = []
+        #: What the newest answer says that a compare-and-swap has found.
+        self.found = 0
         self.connection: rpma.Connection
 
     def post(self, recv: Callable[..., None], slot: int) -> None:
-        recv(self._region, self._outstanding * 64 + slot * 16, 16, wr_id=1000 + slot)
+        recv(
+            self._region,
+            self._outstanding * 64 + slot * ANSWER_ROOM,
+            ANSWER_ROOM,
+            wr_id=1000 + slot,
+        )
 
     def post_all(self, request: rpma.ConnectionRequest) -> None:
         for slot in range(self._outstanding):
@@ -110,10 +124,11 @@ class Client:
             while not self._early:
                 self._take()
             wc = self._early.pop(0)
-            assert wc.byte_len == ANSWER.size
+            assert wc.byte_len in (ANSWER.size, SWAP_ANSWER.size)
             slot = wc.wr_id - 1000
-            at = self._outstanding * 64 + slot * 16
-            number, status, reserved = ANSWER.unpack_from(self._buffer, at)
+            at = self._outstanding * 64 + slot * ANSWER_ROOM
+            number, status, reserved, found = SWAP_ANSWER.unpack_from(self._buffer, at)
+            self.found = found if wc.byte_len == SWAP_ANSWER.size else 0
             assert reserved == 0
             got.append((number, FlushStatus(status)))
             self.post(self.connection.recv, slot)
@@ -169,9 +184,9 @@ def connected(
 ) -> Iterator[tuple[Target, Client]]:
     """A client and a target whose requests are answered."""
     with ExitStack() as stack:
-        room = depth * REQUEST.size + (Answering.answers_size(depth) if answers is None else 0)
+        room = depth * REQUEST_ROOM + (Answering.answers_size(depth) if answers is None else 0)
         messages = stack.enter_context(
-            peer.register(bytearray(room + (answers or 0) * ANSWER.size), Usage.RECV | Usage.SEND)
+            peer.register(bytearray(room + (answers or 0) * ANSWER_ROOM), Usage.RECV | Usage.SEND)
         )
         client = Client(stack, peer, outstanding)
 
@@ -180,7 +195,7 @@ def connected(
                 client.post_all(request)
                 return
             for number in range(depth):
-                request.recv(messages, number * REQUEST.size, REQUEST.size, wr_id=number)
+                request.recv(messages, number * REQUEST_ROOM, REQUEST_ROOM, wr_id=number)
 
         sends = Answering.send_queue_size(depth)
         server, client.connection = connections(
@@ -444,7 +459,7 @@ def test_immediate_data_of_a_write_is_no_request(
 
 def test_a_message_that_is_too_long_ends_the_connection(pair: tuple[Target, Client]) -> None:
     target, client = pair
-    client.send(bytes(33))
+    client.send(bytes(REQUEST_ROOM + 1))
     assert target.wait_ended() is Ended.DISCONNECTED
     assert target.answering.failure is None
     target.answering.clear_pool(1)
@@ -466,19 +481,21 @@ def test_no_message_harms_the_target(
     small = st.one_of(st.integers(0, 3), st.integers(0, SIZE + PAGE), st.integers(0, 2**64 - 1))
     word = st.one_of(st.integers(0, 2), st.integers(0, 2**32 - 1))
     nearly = st.builds(REQUEST.pack, small, small, small, word, word)
+    swap = st.builds(SWAP_REQUEST.pack, small, small, small, word, word, small, small)
+    message = st.one_of(nearly, swap, st.binary(max_size=64))
 
     @settings(
         max_examples=150,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
-    @given(st.lists(st.one_of(nearly, st.binary(max_size=64)), min_size=1, max_size=8))
+    @given(st.lists(message, min_size=1, max_size=8))
     def play(messages: list[bytes]) -> None:
         target, client = current()
         expected = []
         for message in messages:
             client.send(message)
-            if len(message) > REQUEST.size:
+            if len(message) > REQUEST_ROOM:
                 assert target.wait_ended() is Ended.DISCONNECTED
                 now.clear()
                 stack.close()
@@ -490,11 +507,104 @@ def test_no_message_harms_the_target(
 
 
 def _expected(message: bytes) -> tuple[int, FlushStatus]:
-    if len(message) != REQUEST.size:
+    if len(message) not in (REQUEST.size, SWAP_REQUEST.size):
         return 0, BAD
-    number, offset, length, pool, reserved = REQUEST.unpack(message)
+    number, offset, length, pool, reserved = REQUEST.unpack_from(message)
     is_good = pool == 1 and not reserved and offset + length <= SIZE
+    if len(message) == SWAP_REQUEST.size:
+        is_good = is_good and length == 8 and offset % 8 == 0
     return number, OK if is_good else BAD
+
+
+# ---- compare-and-swap --------------------------------------------------------------------------
+
+
+def swapped(client: Client, offset: int, expected: int, desired: int, **other: int) -> int:
+    """Ask for one; what was found, which must have been answered OK."""
+    fields = {"length": 8, "pool": 1, "reserved": 0} | other
+    client.send(
+        SWAP_REQUEST.pack(
+            7, offset, fields["length"], fields["pool"], fields["reserved"], expected, desired
+        )
+    )
+    assert client.answers(1) == [(7, OK)]
+    return client.found
+
+
+def word(pool: Pool, offset: int) -> int:
+    return int.from_bytes(pool.shadow[offset : offset + 8], "little")
+
+
+def test_a_swap_happens_if_what_is_there_is_expected(
+    pair: tuple[Target, Client], pool: Pool
+) -> None:
+    _, client = pair
+    first, second = 0x0102030405060708, 2**64 - 1
+    assert swapped(client, 64, 0, first) == 0
+    assert word(pool, 64) == first
+    assert swapped(client, 64, 0, second) == first
+    assert word(pool, 64) == first
+    assert swapped(client, 64, first, second) == first
+    assert word(pool, 64) == second
+    assert word(pool, 56) == word(pool, 72) == 0
+
+
+def test_a_flush_that_follows_a_swap_has_it(pair: tuple[Target, Client], pool: Pool) -> None:
+    _, client = pair
+    client.send(SWAP_REQUEST.pack(1, 0, 8, 1, 0, 0, 5))
+    client.ask(2, 0, 8)
+    assert client.answers(2) == [(1, OK), (2, OK)]
+    assert pool.stored()[:8] == (5).to_bytes(8, "little")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"offset": 4},
+        {"offset": SIZE},
+        {"offset": SIZE - 4},
+        {"offset": 2**64 - 8},
+        {"length": 0},
+        {"length": 16},
+        {"pool": 2},
+        {"reserved": 1},
+    ],
+)
+def test_a_bad_swap(pair: tuple[Target, Client], pool: Pool, fields: dict[str, int]) -> None:
+    _, client = pair
+    before = bytes(pool.shadow)
+    values = {"number": 9, "offset": 0, "length": 8, "pool": 1, "reserved": 0} | fields
+    client.send(SWAP_REQUEST.pack(*values.values(), 0, 1))
+    assert client.answers(1) == [(9, BAD)]
+    assert bytes(pool.shadow) == before
+
+
+def test_a_pool_that_is_open_for_reading_is_not_swapped_in(
+    pair: tuple[Target, Client], pool: Pool
+) -> None:
+    target, client = pair
+    target.answering.set_pool(2, pool.durable, False)
+    client.send(SWAP_REQUEST.pack(1, 0, 8, 2, 0, 0, 1))
+    assert client.answers(1) == [(1, BAD)]
+    assert word(pool, 0) == 0
+
+
+def test_swaps_of_many_clients_are_atomic(peer: rpma.Peer, fabric: Fabric, pool: Pool) -> None:
+    clients, each = 4, 40
+
+    def add(client: Client) -> None:
+        known = 0
+        for _ in range(each):
+            while (found := swapped(client, 0, known, known + 1)) != known:
+                known = found
+            known += 1
+
+    with ExitStack() as stack:
+        pairs = [stack.enter_context(connected(peer, fabric)) for _ in range(clients)]
+        for target, _ in pairs:
+            target.answering.set_pool(1, pool.durable)
+        threads(*(partial(add, client) for _, client in pairs))
+    assert word(pool, 0) == clients * each
 
 
 # ---- pools come and go -------------------------------------------------------------------------
@@ -670,7 +780,7 @@ def test_a_client_that_leaves_in_the_middle(peer: rpma.Peer, fabric: Fabric, poo
 DYING = """
 import sys
 import rpma
-from rpma.pool.durability import REQUEST
+from rpma.pool.wire import REQUEST
 address, port = sys.argv[1:]
 peer = rpma.Peer.for_address(address)
 buffer = bytearray(REQUEST.pack(1, 0, 8, 1, 0)) + bytearray(16)
@@ -697,7 +807,7 @@ def test_a_client_that_is_killed(peer: rpma.Peer, fabric: Fabric, pool: Pool) ->
     with (
         peer.listen(fabric.address, port) as endpoint,
         peer.register(
-            bytearray(depth * REQUEST.size + Answering.answers_size(depth)),
+            bytearray(depth * REQUEST_ROOM + Answering.answers_size(depth)),
             Usage.RECV | Usage.SEND,
         ) as messages,
         ConnectionConfig(cq_size=20) as config,
@@ -705,7 +815,7 @@ def test_a_client_that_is_killed(peer: rpma.Peer, fabric: Fabric, pool: Pool) ->
     ):
         with endpoint.next_conn_req(config, timeout=60) as request:
             for number in range(depth):
-                request.recv(messages, number * REQUEST.size, REQUEST.size, wr_id=number)
+                request.recv(messages, number * REQUEST_ROOM, REQUEST_ROOM, wr_id=number)
             connection = request.connect()
         connection.wait_established(SOON)
         with connection, Answering(connection, messages, depth) as answering:
@@ -766,8 +876,8 @@ def test_what_does_not_fit_together(peer: rpma.Peer, fabric: Fabric) -> None:
         def register(size: int, usage: Usage = usage) -> rpma.MemoryRegion:
             return stack.enter_context(peer.register(bytearray(size), usage))
 
-        good = register(8 * 48)
-        small, receive_only = register(8 * 32 + 15), register(8 * 48, Usage.RECV)
+        good = register(8 * (REQUEST_ROOM + ANSWER_ROOM))
+        small, receive_only = register(8 * REQUEST_ROOM + 15), register(len(good), Usage.RECV)
         with connected(peer, fabric) as (target, _):
             for messages, depth in ((good, 0), (small, 8), (receive_only, 8), (good, 16)):
                 with pytest.raises(rpma.InvalidArgumentError):

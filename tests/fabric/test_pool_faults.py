@@ -94,6 +94,7 @@ def check_lost(pool: Pool) -> None:
         lambda: pool.write_persist(0, b"x", timeout=SOON),
         lambda: pool.persist(timeout=SOON),
         lambda: pool.atomic_load(0, timeout=SOON),
+        lambda: pool.compare_and_swap(0, 0, 1, timeout=SOON),
         lambda: pool.client.list_pools(timeout=SOON),
         lambda: pool.set_content_length(1, timeout=SOON),
     ]
@@ -304,6 +305,7 @@ def test_long_transfers_to_a_target_that_stands_still(fabric: Fabric, child: Pro
                 lambda: pool.read(timeout=SHORT),
                 lambda: pool.read(0, 8, timeout=SHORT),
                 lambda: pool.atomic_store(0, 1, timeout=SHORT),
+                lambda: pool.compare_and_swap(8, 0, 1, timeout=SHORT),
                 lambda: pool.flush(timeout=SHORT),
                 lambda: pool.write_persist(0, bytes(100), timeout=SHORT),
             ):
@@ -526,6 +528,7 @@ def test_a_forked_child_is_told_so_and_its_parent_goes_on(target: Target) -> Non
                 pool.flush,
                 array.read,
                 lambda: pool.atomic_store(0, 1),
+                lambda: pool.compare_and_swap(0, 0, 1),
                 client.list_pools,
                 lambda: client.open_pool("pool"),
             ]

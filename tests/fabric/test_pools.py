@@ -508,6 +508,40 @@ def test_eight_bytes_that_cannot_be(pool: Pool) -> None:
     assert pool.read() == bytes(SIZE)
 
 
+def test_eight_bytes_are_swapped_if_they_are_expected(pool: Pool) -> None:
+    first, second = 0x0123456789ABCDEF, (1 << 64) - 1
+    assert pool.compare_and_swap(8, 0, first) == 0
+    assert pool.compare_and_swap(8, 0, second) == first  # it has stayed
+    assert pool.atomic_load(8) == first
+    assert pool.compare_and_swap(8, first, second, timeout=SOON) == first
+    assert pool.read(0, 24) == bytes(8) + struct.pack("<Q", second) + bytes(8)
+
+
+def test_a_swap_comes_after_what_was_written_before(pool: Pool) -> None:
+    for number in range(1, 50):
+        pool.atomic_store(0, number)
+        assert pool.compare_and_swap(0, number, number + 1) == number
+        assert pool.atomic_load(0) == number + 1
+
+
+def test_a_swap_in_dram(client: Client) -> None:
+    with client.create_pool("volatile", SIZE, volatile=True) as pool:
+        assert pool.compare_and_swap(0, 0, 5) == 0
+        assert pool.compare_and_swap(0, 0, 6) == 5
+
+
+def test_swaps_that_cannot_be(pool: Pool) -> None:
+    for offset in (1, 4, SIZE, SIZE - 7, -8):
+        with pytest.raises(rpma.InvalidArgumentError, match="offset"):
+            pool.compare_and_swap(offset, 0, 1)
+    for number in (-1, 1 << 64):
+        with pytest.raises(rpma.InvalidArgumentError, match="expected"):
+            pool.compare_and_swap(0, number, 1)
+        with pytest.raises(rpma.InvalidArgumentError, match="desired"):
+            pool.compare_and_swap(0, 0, number)
+    assert pool.read() == bytes(SIZE)
+
+
 # ---- durability ----------------------------------------------------------------------------------
 
 
@@ -834,6 +868,7 @@ def test_a_reader_cannot_write(client: Client) -> None:
             lambda: pool.persist(),
             lambda: pool.flush(),
             lambda: pool.atomic_store(0, 1),
+            lambda: pool.compare_and_swap(0, 0, 1),
             lambda: pool.set_content_length(1),
             lambda: pool.__setitem__(0, 1),
         ]
@@ -858,6 +893,8 @@ def test_those_who_share_see_each_others_writes(client: Client, target: Target) 
         assert another.read(0, 3) == b"one"
         one.atomic_store(8, 1)
         assert another.atomic_load(8) == 1
+        assert another.compare_and_swap(8, 1, 2) == 1
+        assert one.compare_and_swap(8, 1, 3) == 2
         one.close()
         another.write_persist(0, b"alone")
     with client.open_pool("pool") as pool:
@@ -924,6 +961,7 @@ def test_closing_twice_and_use_afterwards(target: Target) -> None:
         pool.flush,
         lambda: pool.atomic_store(0, 1),
         lambda: pool.atomic_load(0),
+        lambda: pool.compare_and_swap(0, 0, 1),
         lambda: pool.set_content_length(1),
         lambda: pool[0],
         pool.__enter__,

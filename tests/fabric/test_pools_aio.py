@@ -139,6 +139,25 @@ def test_words_of_8_bytes(target: Target) -> None:
         async with a_pool(target) as pool:
             await pool.atomic_store(64, 2**63 + 5)
             assert await pool.atomic_load(64) == 2**63 + 5
+            assert await pool.compare_and_swap(64, 2**63 + 5, 1) == 2**63 + 5
+            assert await pool.compare_and_swap(64, 2**63 + 5, 2) == 1
+
+    run(test())
+
+
+def test_swaps_of_many_tasks_are_atomic(target: Target) -> None:
+    tasks, each = 10, 5
+
+    async def add(pool: aio.Pool) -> None:
+        for _ in range(each):
+            known = await pool.atomic_load(0)
+            while (found := await pool.compare_and_swap(0, known, known + 1)) != known:
+                known = found
+
+    async def test() -> None:
+        async with a_pool(target) as pool:
+            await asyncio.gather(*(add(pool) for _ in range(tasks)))
+            assert await pool.atomic_load(0) == tasks * each
 
     run(test())
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * What native/pool offers to Python: memory that can be made durable, and the thread that answers a
- * client's flush requests. Read twice, as decl/binding.h is. Objects end with rpmapy_close() and
- * rpmapy_release(), as all others do.
+ * client's flush requests and compare-and-swaps. Read twice, as decl/binding.h is. Objects end with
+ * rpmapy_close() and rpmapy_release(), as all others do.
  */
 
 #define RPMAPY_E_NO_LIBPMEM -200101 /* libpmem.so.1 is not installed, or is no libpmem */
@@ -28,6 +28,10 @@ int rpmapy_is_pmem(const void *address, size_t length);
 
 #define RPMAPY_FLUSH_REQUEST_SIZE 32
 #define RPMAPY_FLUSH_ANSWER_SIZE 16
+#define RPMAPY_SWAP_REQUEST_SIZE 48
+#define RPMAPY_SWAP_ANSWER_SIZE 24
+#define RPMAPY_REQUEST_ROOM 48 /* each has in the messages */
+#define RPMAPY_ANSWER_ROOM 24
 #define RPMAPY_FLUSH_DEPTH_MAX 1024
 
 #define RPMAPY_FLUSH_OK 0

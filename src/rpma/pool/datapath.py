@@ -8,7 +8,6 @@ Nothing here waits. Requests are posted, each with a `Waiter`; work completions 
 from __future__ import annotations
 
 import copy
-import struct
 from collections import deque
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -27,8 +26,17 @@ from rpma.pool.errors import (
     StorageError,
     TargetLost,
 )
+from rpma.pool.wire import (
+    ANSWER,
+    ANSWER_ROOM,
+    REQUEST,
+    REQUEST_ROOM,
+    SWAP_ANSWER,
+    SWAP_REQUEST,
+)
 
 if TYPE_CHECKING:
+    import struct
     from collections.abc import Callable
 
     from rpma.completion import WorkCompletion
@@ -47,11 +55,6 @@ LEAST_BOUNCE_SIZE = 1 << 20
 """Fewer bounce buffers than this, in bytes, are not enough to go on with."""
 
 SEND_QUEUE_SIZE = 128
-
-_REQUEST = struct.Struct("<QQQII")
-_ANSWER = struct.Struct("<QII")
-REQUEST_SIZE = _REQUEST.size
-ANSWER_SIZE = _ANSWER.size
 
 _NOTHING = (1 << 64) - 1  # in the wr_id of a room for a completion that has none
 _INTERRUPTED = "a signal handler raised in the middle of a request: close the client, connect again"
@@ -106,6 +109,20 @@ class Waiter:
             callback()
 
         self.callback = both
+
+
+class SwapWaiter(Waiter):
+    """A compare-and-swap that is not done yet.
+
+    Attributes:
+        found: what was there, once it is done.
+    """
+
+    __slots__ = ("found",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = 0
 
 
 class Slot:
@@ -179,7 +196,7 @@ class DataPath:
         self._next_id = 0
         self._answers: dict[int, tuple[Waiter, int, Waiter]] = {}
         self._requests_free = list(range(depth))
-        self._answers_at = depth * REQUEST_SIZE
+        self._answers_at = depth * REQUEST_ROOM
         self._room: list[Waiter] = []
         self._view = bounce.view
         self._small: list[Slot] = []
@@ -293,15 +310,24 @@ class DataPath:
             What is done when the memory of all that was posted so far is free again: by the rules
             of verbs, an answer does not tell that.
         """
+        return self._request(waiter, REQUEST, offset, length, number, 0)
+
+    def request_swap(
+        self, number: int, offset: int, expected: int, desired: int, waiter: SwapWaiter
+    ) -> Waiter:
+        """Ask the target for a compare-and-swap. What it returns is as for `request_flush`."""
+        return self._request(waiter, SWAP_REQUEST, offset, 8, number, 0, expected, desired)
+
+    def _request(self, waiter: Waiter, form: struct.Struct, *fields: int) -> Waiter:
         self._torn = True
         place = self._requests_free.pop()
-        at, identity = place * REQUEST_SIZE, self._next_id
-        _REQUEST.pack_into(self._message_view, at, identity, offset, length, number, 0)
+        at, identity = place * REQUEST_ROOM, self._next_id
+        form.pack_into(self._message_view, at, identity, *fields)
         self._next_id += 1
         sent = Waiter()
         self._answers[identity] = waiter, place, sent
         try:
-            self._post(sent, _ALWAYS, self.connection.send, self._messages, at, REQUEST_SIZE)
+            self._post(sent, _ALWAYS, self.connection.send, self._messages, at, form.size)
         except RpmaError:
             del self._answers[identity]
             self._requests_free.append(place)
@@ -375,13 +401,16 @@ class DataPath:
                 waiter.finish()
 
     def _answered(self, wc: WorkCompletion) -> None:
-        at = self._answers_at + (wc.wr_id & ~_RECEIVE) * ANSWER_SIZE
-        identity, status, reserved = _ANSWER.unpack_from(self._message_view, at)
+        at = self._answers_at + (wc.wr_id & ~_RECEIVE) * ANSWER_ROOM
+        identity, status, reserved = ANSWER.unpack_from(self._message_view, at)
         waiter, place, sent = self._answers.pop(identity, (None, -1, None))
-        if wc.byte_len != ANSWER_SIZE or reserved or waiter is None or sent is None:
+        size = SWAP_ANSWER.size if isinstance(waiter, SwapWaiter) else ANSWER.size
+        if wc.byte_len != size or reserved or waiter is None or sent is None:
             self._break(ProtocolError("an answer came that is not the protocol's"))
             return
-        self.connection.recv(self._messages, at, ANSWER_SIZE, wr_id=wc.wr_id)
+        if isinstance(waiter, SwapWaiter):
+            waiter.found = SWAP_ANSWER.unpack_from(self._message_view, at)[-1]
+        self.connection.recv(self._messages, at, ANSWER_ROOM, wr_id=wc.wr_id)
         sent.also(lambda: self._requests_free.append(place))
         if status == 0:
             waiter.finish()
@@ -462,12 +491,12 @@ def connect(
         peer = undo.enter_context(Peer.for_address(where, remote=True))
         memory = allocation.anonymous(bounce_size)
         bounce = undo.enter_context(peer.register(memory, Usage.WRITE_SRC | Usage.READ_DST))
-        memory = allocation.anonymous(depth * (REQUEST_SIZE + ANSWER_SIZE))
+        memory = allocation.anonymous(depth * (REQUEST_ROOM + ANSWER_ROOM))
         messages = undo.enter_context(peer.register(memory, Usage.SEND | Usage.RECV))
         with peer.request(where, session.port, config) as request:
             for number in range(depth):
-                at = depth * REQUEST_SIZE + number * ANSWER_SIZE
-                request.recv(messages, at, ANSWER_SIZE, wr_id=_RECEIVE | number)
+                at = depth * REQUEST_ROOM + number * ANSWER_ROOM
+                request.recv(messages, at, ANSWER_ROOM, wr_id=_RECEIVE | number)
             connection = undo.enter_context(request.connect(ticket))
         connection.wait_established(timeout)
         connection.apply_remote_peer_config(PeerConfig.from_descriptor(session.peer_config))

@@ -2,8 +2,9 @@
 """How a target makes a pool's memory durable, and how it answers clients that ask for it.
 
 A client writes into the pool, then sends a flush request over the same connection; the target makes
-the range durable and sends an answer. That is C's work, in a thread of its own for each client and
-without the GIL: native/pool. This module holds the objects behind it.
+the range durable and sends an answer. It also answers compare-and-swaps. That is C's work, in a
+thread of its own for each client and without the GIL: native/pool. This module holds the objects
+behind it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import contextlib
 import enum
 import errno
 import os
-import struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rpma._native import ffi, lib
@@ -22,23 +22,16 @@ from rpma.connection import Connection
 from rpma.errors import InUseError, InvalidArgumentError, RpmaError, error_for
 from rpma.memory import MemoryRegion
 from rpma.pool.errors import NotDurableError, StorageError, TargetError
+from rpma.pool.wire import ANSWER_ROOM, REQUEST_ROOM
 
 if TYPE_CHECKING:
     from rpma._types import WritableBuffer
-
-REQUEST: Final = struct.Struct("<QQQII")
-"""A flush request: its id, the offset, the length, the number of the pool, 0."""
-ANSWER: Final = struct.Struct("<QII")
-"""The answer: the id of the request, a `FlushStatus`, 0."""
 
 MAX_DEPTH: Final[int] = lib.RPMAPY_FLUSH_DEPTH_MAX
 """How many requests of a client can be under way, at most."""
 
 _UINT32_MAX = (1 << 32) - 1
 _LIBPMEM = Packages("libpmem1", "libpmem", "libpmem1")
-
-assert REQUEST.size == lib.RPMAPY_FLUSH_REQUEST_SIZE
-assert ANSWER.size == lib.RPMAPY_FLUSH_ANSWER_SIZE
 
 
 class Persistency(enum.Enum):
@@ -246,7 +239,7 @@ class Answering(NativeObject):
     is made, its receives are posted::
 
         for number in range(depth):
-            request.recv(messages, number * REQUEST.size, REQUEST.size, wr_id=number)
+            request.recv(messages, number * REQUEST_ROOM, REQUEST_ROOM, wr_id=number)
         connection = request.connect()
         with Answering(connection, messages, depth) as answering:
             answering.start()
@@ -267,7 +260,7 @@ class Answering(NativeObject):
     @staticmethod
     def answers_size(depth: int) -> int:
         """How many bytes the messages have behind the `depth` requests."""
-        return Answering.send_queue_size(depth) * ANSWER.size
+        return Answering.send_queue_size(depth) * ANSWER_ROOM
 
     def __init__(self, connection: Connection, messages: MemoryRegion, depth: int) -> None:
         """Prepare it.
@@ -292,7 +285,7 @@ class Answering(NativeObject):
                 f"cannot answer {depth} requests at a time: depth must be 1 to {MAX_DEPTH}, the "
                 "connection have a cq_size above depth and no second or shared queue, messages be "
                 "registered with the same peer for RECV and SEND and have room for the requests "
-                f"and an answer: best {count * REQUEST.size + self.answers_size(count)} bytes"
+                f"and an answer: best {count * REQUEST_ROOM + self.answers_size(count)} bytes"
             )
         if ret:
             raise error_for(ret, "prepare the answers to flush requests")

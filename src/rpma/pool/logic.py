@@ -381,6 +381,14 @@ class PoolLogic:
         raw = number.to_bytes(ATOMIC_WRITE_ALIGNMENT, "little")
         yield from transfers.atomic_store(self.path, self._remote, at, raw)
 
+    def compare_and_swap(self, offset: int, expected: int, desired: int) -> Steps:
+        """Replace 8 bytes as a whole if they are as expected; what they were."""
+        self._check(writes=True)
+        at = self._word(offset)
+        numbers = integer("expected", expected, _SIZE_MAX), integer("desired", desired, _SIZE_MAX)
+        found: int = yield from transfers.compare_and_swap(self.path, self._number, at, *numbers)
+        return found
+
     def atomic_load(self, offset: int) -> Steps:
         """Read 8 bytes as a whole."""
         self._check(writes=False)

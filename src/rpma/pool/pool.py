@@ -202,6 +202,32 @@ class Pool(OpenedPool):
         value: int = self._run(self._logic.atomic_load(offset), timeout)
         return value
 
+    def compare_and_swap(
+        self, offset: int, expected: int, desired: int, *, timeout: float | None = None
+    ) -> int:
+        """Write 8 bytes as a whole if they are what is expected, and tell what they were.
+
+        It is atomic for all who swap or store at this target. librpma has no request of the RNIC's
+        for it, so the target's processor does it, on every fabric alike, after the writes that this
+        object issued before. It is not durable before `persist`.
+
+        Args:
+            offset: a multiple of 8.
+            expected: from 0 to 2**64 - 1, as `atomic_store` stores it.
+            desired: what to write in its place, likewise.
+            timeout: in seconds; None waits for ever. After a timeout it may still happen.
+
+        Returns:
+            What was there: `expected`, if it was replaced.
+
+        Raises:
+            InvalidArgumentError: a number is out of range, or the offset no multiple of 8.
+            PoolAccessError: it is open for reading.
+            TargetLost: the connection ended; whether it happened is not known.
+        """
+        found: int = self._run(self._logic.compare_and_swap(offset, expected, desired), timeout)
+        return found
+
     # ---- arrays ----------------------------------------------------------------------------------
 
     def array(

@@ -20,10 +20,10 @@ from rpma.errors import ProviderError, RpmaError, WaitTimeoutError
 from rpma.peer import Peer, PeerConfig
 from rpma.pool import messages
 from rpma.pool.channel import Channel, Keys, new_nonce
-from rpma.pool.datapath import REQUEST_SIZE
 from rpma.pool.durability import Answering
 from rpma.pool.errors import AuthenticationError, PoolError, ProtocolError, TargetError
 from rpma.pool.metrics import total
+from rpma.pool.wire import REQUEST_ROOM
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -164,7 +164,7 @@ class Session:
         here = local[0].partition("%")[0] if isinstance(local, tuple) else "127.0.0.1"
         address = self._target.rdma_address or here
         self._peer = await self._target.in_thread(partial(Peer.for_address, address))
-        size = DEPTH * REQUEST_SIZE + Answering.answers_size(DEPTH)
+        size = DEPTH * REQUEST_ROOM + Answering.answers_size(DEPTH)
         self._messages = self._peer.register(allocation.anonymous(size), Usage.RECV | Usage.SEND)
         endpoint = self._listen(self._peer, address)
         try:
@@ -183,7 +183,7 @@ class Session:
             request = await self._next_request(endpoint, deadline)
             with request:
                 for number in range(DEPTH):
-                    request.recv(self._messages, number * REQUEST_SIZE, REQUEST_SIZE, wr_id=number)
+                    request.recv(self._messages, number * REQUEST_ROOM, REQUEST_ROOM, wr_id=number)
                 self._connection = request.connect()
             await self._established(self._connection, deadline)
         finally:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from rpma.constants import FlushType
 from rpma.errors import RpmaError
-from rpma.pool.datapath import SEGMENT_SIZE, DataPath, InPlace, Slot, Waiter, again
+from rpma.pool.datapath import SEGMENT_SIZE, DataPath, InPlace, Slot, SwapWaiter, Waiter, again
 from rpma.pool.errors import TargetLost
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rpma.memory import RemoteMemoryRegion
 
     T = TypeVar("T")
+    W = TypeVar("W", bound=Waiter)
     Progress = Callable[[int, int], object]
     Steps = Generator[Waiter, None, T]
 
@@ -171,12 +173,16 @@ def read(
 
 def durable(path: DataPath, persist: Callable[[Waiter], Waiter]) -> Steps[None]:
     """Post what makes something durable, and wait for it."""
+    return _answered(path, persist, Waiter())
+
+
+def _answered(path: DataPath, request: Callable[[W], Waiter], waiter: W) -> Steps[None]:
+    """Post what the target answers, and wait for that."""
     while not path.has_request_room():
         path.check()
         yield from wait(path.room())
     path.check()
-    waiter = Waiter()
-    persist(waiter)
+    request(waiter)
     yield from wait(waiter)
 
 
@@ -266,6 +272,15 @@ def atomic_store(path: DataPath, dst: RemoteMemoryRegion, offset: int, value: by
     waiter = Waiter()
     path.atomic_write(dst, offset, value, waiter)
     yield from wait(waiter)
+
+
+def compare_and_swap(
+    path: DataPath, number: int, offset: int, expected: int, desired: int
+) -> Steps[int]:
+    """Have the target put `desired` where `expected` is; what it has found there."""
+    swap, waiter = partial(path.request_swap, number, offset, expected, desired), SwapWaiter()
+    yield from _answered(path, swap, waiter)
+    return waiter.found
 
 
 def flush(path: DataPath, dst: RemoteMemoryRegion, offset: int, length: int) -> Steps[None]:

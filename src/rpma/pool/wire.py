@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The messages of the data connection: what a client asks for, and the target's answers."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from rpma._native import lib
+
+REQUEST: Final = struct.Struct("<QQQII")
+"""A flush request: its id, the offset, the length, the number of the pool, 0."""
+ANSWER: Final = struct.Struct("<QII")
+"""The answer: the id of the request, a `FlushStatus`, 0."""
+
+SWAP_REQUEST: Final = struct.Struct("<QQQIIQQ")
+"""A compare-and-swap: as a flush request of length 8, then what is expected, and desired."""
+SWAP_ANSWER: Final = struct.Struct("<QIIQ")
+"""The answer: as to a flush request, then what was found."""
+
+REQUEST_ROOM: Final[int] = lib.RPMAPY_REQUEST_ROOM
+ANSWER_ROOM: Final[int] = lib.RPMAPY_ANSWER_ROOM
+"""How many bytes of registered memory each has, of either kind."""
+
+assert REQUEST.size == lib.RPMAPY_FLUSH_REQUEST_SIZE
+assert ANSWER.size == lib.RPMAPY_FLUSH_ANSWER_SIZE
+assert SWAP_REQUEST.size == lib.RPMAPY_SWAP_REQUEST_SIZE <= REQUEST_ROOM
+assert SWAP_ANSWER.size == lib.RPMAPY_SWAP_ANSWER_SIZE <= ANSWER_ROOM
