@@ -891,6 +891,18 @@ def test_one_with_the_token_who_makes_no_data_connection_is_sent_away(
     wait_left(target)
 
 
+def test_one_who_leaves_before_the_data_connection_is_not_waited_for(
+    target: Target, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(session, "LOGIN_TIMEOUT", 10 * SOON)
+    with caplog.at_level("INFO", "rpma.target"):
+        with closing(Stranger(target)) as stranger:
+            stranger.come_in()
+            assert target.clients == 1
+        wait_left(target)
+    assert "it left before it had made its data connection" in caplog.text
+
+
 def test_a_data_connection_needs_the_ticket(target: Target, peer: rpma.Peer) -> None:
     with closing(Stranger(target)) as stranger:
         found = stranger.come_in()

@@ -107,7 +107,7 @@ class Session:
         why = "it left"
         try:
             await asyncio.wait_for(self._let_in(), LOGIN_TIMEOUT)
-            await self._connect_data()
+            await self._unless_it_leaves(self._connect_data())
             why = await self._converse()
         except asyncio.TimeoutError:
             why = "it took too long to come in"
@@ -163,7 +163,7 @@ class Session:
         local = self._writer.get_extra_info("sockname")
         here = local[0].partition("%")[0] if isinstance(local, tuple) else "127.0.0.1"
         address = self._target.rdma_address or here
-        self._peer = await self._target.in_thread(partial(Peer.for_address, address))
+        self._peer = await self._target.in_thread(partial(self._open_peer, address))
         size = DEPTH * REQUEST_ROOM + Answering.answers_size(DEPTH)
         self._messages = self._peer.register(allocation.anonymous(size), Usage.RECV | Usage.SEND)
         endpoint = self._listen(self._peer, address)
@@ -191,6 +191,24 @@ class Session:
         self._answering = Answering(self._connection, self._messages, DEPTH)
         self._answering.start()
         await self._send(messages.Ready())
+
+    async def _unless_it_leaves(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it, but give it up when the client, which has nothing to say meanwhile, has gone."""
+        doing = asyncio.ensure_future(work)
+        hearing = asyncio.ensure_future(self._hear())
+        try:
+            await asyncio.wait({doing, hearing}, return_when=asyncio.FIRST_COMPLETED)
+            if hearing.done() and not hearing.result():
+                raise EOFError("it left before it had made its data connection")
+            await doing
+        finally:
+            for task in (doing, hearing):
+                task.cancel()
+            await asyncio.gather(doing, hearing, return_exceptions=True)
+
+    def _open_peer(self, address: str) -> Peer:
+        self._peer = Peer.for_address(address)  # here, for whom nobody waits any more
+        return self._peer
 
     def _listen(self, peer: Peer, address: str) -> Endpoint:
         for port in self._target.data_ports or _free_ports(address):
@@ -319,17 +337,9 @@ class Session:
         return self._peer
 
     async def _opened(self, pool: ServedPool, access: messages.Access) -> messages.Reply:
-        assert self._peer is not None
         assert self._answering is not None
         assert pool.durable is not None
-        try:
-            region = pool.register(self._peer, access)
-        except BaseException:
-            await self._target.in_thread(partial(self._target.pools.release, pool, self))
-            raise
-        number = self._next_number
-        self._next_number += 1
-        self._pools[number] = pool, region
+        number, region = await self._target.in_thread(partial(self._register, pool, access))
         self._answering.set_pool(number, pool.durable, access != "read")
         return messages.Opened(
             number=number,
@@ -337,6 +347,19 @@ class Session:
             persistency=pool.persistency.value,
             info=self._target.pools.info(pool),
         )
+
+    def _register(self, pool: ServedPool, access: messages.Access) -> tuple[int, MemoryRegion]:
+        """In the thread for storage: pinning the pages of a large pool takes its time."""
+        assert self._peer is not None
+        try:
+            region = pool.register(self._peer, access)
+        except BaseException:
+            self._target.pools.release(pool, self)
+            raise
+        number = self._next_number
+        self._next_number += 1
+        self._pools[number] = pool, region
+        return number, region
 
     async def _close(self, request: messages.Close) -> messages.Reply:
         pool, _ = self._pool(request.number)
@@ -404,11 +427,15 @@ class Session:
             EOFError: the client has closed the channel.
         """
         while (payload := self._channel.next_payload()) is None:
-            data = await self._reader.read(_READ_SIZE)
-            if not data:
+            if not await self._hear():
                 raise EOFError("it left")
-            self._channel.feed(data)
         return payload
+
+    async def _hear(self) -> bool:
+        """Wait for some bytes; False: the client has closed the channel."""
+        data = await self._reader.read(_READ_SIZE)
+        self._channel.feed(data)
+        return bool(data)
 
     async def _say_failure(self, error: Exception) -> None:
         code = getattr(error, "wire_code", TargetError.wire_code)
