@@ -28,6 +28,9 @@ _MANY = ffi.typeof("struct rpmapy_wc[]")
 assert _LAYOUT.size == ffi.sizeof("struct rpmapy_wc")
 _new = tuple.__new__
 
+Fields = tuple[int, ...]
+"""wr_id, status, opcode, vendor_err, byte_len, imm, qp_num, flags, as they are in C."""
+
 
 class WorkCompletion(NamedTuple):
     """How one request ended (struct ibv_wc).
@@ -64,12 +67,18 @@ def room_for_one() -> Any:
     return ffi.new(_ONE)
 
 
+def fields_of(raw: Any) -> Fields:
+    """The members of a struct rpmapy_wc, for those who make no WorkCompletion of each."""
+    return _LAYOUT.unpack(ffi.buffer(raw))
+
+
 def translate(raw: Any) -> WorkCompletion:
     """A WorkCompletion of a struct rpmapy_wc."""
-    return _completion(_LAYOUT.unpack(ffi.buffer(raw)))
+    return completion_of(_LAYOUT.unpack(ffi.buffer(raw)))
 
 
-def _completion(fields: tuple[int, ...]) -> WorkCompletion:
+def completion_of(fields: Fields) -> WorkCompletion:
+    """A WorkCompletion of the members of a struct rpmapy_wc."""
     wr_id, status, opcode, vendor_err, byte_len, imm, qp_num, flags = fields
     if flags not in _FLAGS:
         _FLAGS[flags] = WcFlags(flags)
@@ -150,12 +159,15 @@ class CompletionQueue:
 
     def get_wcs(self, max_entries: int = 64) -> list[WorkCompletion]:
         """Up to `max_entries` work completions, as many as there are now (rpma_cq_get_wc)."""
+        return [completion_of(fields) for fields in self.get_fields(max_entries)]
+
+    def get_fields(self, max_entries: int = 64) -> list[Fields]:
+        """As `get_wcs`, but what `fields_of` has, for those who make no WorkCompletion of each."""
         count = integer("max_entries", max_entries, _MOST_ENTRIES)
         raw = ffi.new(_MANY, count)
         got = lib.rpmapy_cq_get_wc(self._h, count, raw) if count else 0
         if got > 0:
-            room = ffi.buffer(raw, got * _LAYOUT.size)
-            return [_completion(fields) for fields in _LAYOUT.iter_unpack(room)]
+            return list(_LAYOUT.iter_unpack(ffi.buffer(raw, got * _LAYOUT.size)))
         if got in (0, _NO_COMPLETION):
             return []
         raise self._error(got, "get work completions")

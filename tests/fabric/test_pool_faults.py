@@ -92,6 +92,10 @@ def check_lost(pool: Pool) -> None:
         lambda: pool.read(0, 1, timeout=SOON),
         lambda: pool.write(0, b"x", timeout=SOON),
         lambda: pool.write_persist(0, b"x", timeout=SOON),
+        lambda: pool.read(0, 1),
+        lambda: pool.read_into(0, bytearray(1)),
+        lambda: pool.write(0, b"x"),
+        lambda: pool.write_persist(0, b"x"),
         lambda: pool.persist(timeout=SOON),
         lambda: pool.atomic_load(0, timeout=SOON),
         lambda: pool.compare_and_swap(0, 0, 1, timeout=SOON),
@@ -140,8 +144,9 @@ def test_a_target_that_is_killed_during_a_long_write(
             assert pool.read(0, SIZE) == pattern(SIZE)
 
 
+@pytest.mark.parametrize("call", ["persist", "write_persist", "write_persist with a timeout"])
 def test_a_target_that_is_killed_while_it_persists(
-    fabric: Fabric, child: Process, tmp_path: Path
+    fabric: Fabric, child: Process, tmp_path: Path, call: str
 ) -> None:
     client = connect(child.address)
     pool = client.create_pool("pool", SIZE)
@@ -150,7 +155,12 @@ def test_a_target_that_is_killed_while_it_persists(
     killer = threading.Timer(SHORT, child.kill)
     killer.start()
     with pytest.raises(TargetLost, match="lost") as caught:
-        pool.persist(timeout=SOON)
+        if call == "persist":
+            pool.persist(timeout=SOON)
+        elif call == "write_persist":
+            pool.write_persist(SIZE // 2, b"not durable")
+        else:
+            pool.write_persist(SIZE // 2, b"not durable", timeout=SOON)
     killer.join()
     assert caught.value.acknowledged == 0
     check_lost(pool)
@@ -1210,10 +1220,10 @@ def test_a_flush_request_for_a_pool_of_somebody_else(target: Target) -> None:
     with a_pool(target, SIZE) as pool, connect(target) as other:
         other.create_pool("own", SIZE).close()
         with other.open_pool("own") as own:
-            own._logic._number = 99
+            own._logic.number = 99
             with pytest.raises(rpma.pool.PoolAccessError, match="does not let this range"):
                 own.persist(timeout=SOON)
-            own._logic._number = 2
+            own._logic.number = 2
             own.persist(timeout=SOON)
         pool.persist(timeout=SOON)
 

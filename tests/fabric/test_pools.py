@@ -384,6 +384,40 @@ def test_an_exception_of_the_progress_callback_ends_the_transfer(client: Client,
         assert pool.read(timeout=SOON) == data
 
 
+@pytest.mark.parametrize("length", [0, 1, 4096, 4097, 256 << 10, LONG])
+def test_a_file_is_written_and_read(client: Client, tmp_path: Path, length: int) -> None:
+    data = pattern(LONG)
+    (tmp_path / "in").write_bytes(b"before" + data + b"after")
+    done: list[int] = []
+    with client.create_pool("long", LONG + 10) as pool:
+        with open(tmp_path / "in", "rb", buffering=0) as source:
+            source.seek(6)
+            pool.write_from(3, source, length, progress=lambda count, _: done.append(count))
+            assert source.tell() == 6 + length
+        assert pool.read() == bytes(3) + data[:length] + bytes(LONG + 7 - length)
+        assert done[-1:] == ([length] if length else [])
+        with open(tmp_path / "out", "wb") as sink:
+            pool.read_to(3, sink, length, timeout=SOON)
+        assert (tmp_path / "out").read_bytes() == data[:length]
+
+
+def test_a_file_that_is_too_short(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(pattern(LONG))
+    with client.create_pool("long", 2 * LONG) as pool:
+        for _ in range(10):  # the bounce buffers come back
+            with open(tmp_path / "in", "rb") as source:
+                wanted = f"ended after {LONG} of {LONG + 1} bytes"
+                with pytest.raises(EOFError, match=wanted):
+                    pool.write_from(0, source, LONG + 1)
+        with (
+            open(tmp_path / "in", "rb", buffering=0) as source,
+            pytest.raises(io.UnsupportedOperation),
+        ):
+            pool.read_to(0, source, 10)
+        pool.write(0, bytes(LONG))
+        assert pool.read(timeout=SOON) == bytes(2 * LONG)
+
+
 def test_slices_are_those_of_bytes(pool: Pool) -> None:
     data = pattern(SIZE)
     pool[:] = data

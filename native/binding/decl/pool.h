@@ -24,6 +24,22 @@ int rpmapy_durable_write_back(struct rpmapy_durable *durable);
 int rpmapy_durable_failed(struct rpmapy_durable *durable);
 int rpmapy_is_pmem(const void *address, size_t length);
 
+/*
+ * ---- client.c: post, and take the next completion, which may be that of another request ----
+ * posted, which must be 0, becomes how many were; then what is returned is the wait's.
+ */
+
+int rpmapy_write_next(struct rpmapy_conn *conn, struct rpmapy_remote *dst, size_t dst_offset,
+		      struct rpmapy_local *src, size_t src_offset, size_t length, uint64_t wr_id,
+		      int *posted, struct rpmapy_wc *wc);
+int rpmapy_read_next(struct rpmapy_conn *conn, struct rpmapy_local *dst, size_t dst_offset,
+		     struct rpmapy_remote *src, size_t src_offset, size_t length, uint64_t wr_id,
+		     int *posted, struct rpmapy_wc *wc);
+int rpmapy_write_send_next(struct rpmapy_conn *conn, struct rpmapy_remote *dst, size_t dst_offset,
+			   struct rpmapy_local *src, size_t src_offset, size_t length,
+			   struct rpmapy_local *messages, size_t at, size_t size, uint64_t wr_id,
+			   int *posted, struct rpmapy_wc *wc);
+
 /* ---- responder.c ---- */
 
 #define RPMAPY_FLUSH_REQUEST_SIZE 32

@@ -19,8 +19,11 @@ from rpma.pool.durability import Persistency
 from rpma.pool.errors import PoolNotFoundError
 from rpma.pool.pool import Pool
 
-PIECE_SIZE = 4 << 20
-"""How much of the file is in memory at a time, in bytes."""
+PIECE_SIZE = 16 << 20
+"""How much of the file one call moves, in bytes."""
+
+STREAM_PIECE_SIZE = 4 << 20
+"""How much of a file whose size is not known is in memory at a time, in bytes."""
 
 PERSIST_EACH = 64 << 20
 """After so many bytes, what was written is made durable."""
@@ -84,28 +87,44 @@ def put(
 
 
 def _write(pool: Pool, source: BinaryIO, state: Put, moved: Moved) -> None:
-    most = pool.size if state.size is None else state.size
-    view = memoryview(bytearray(min(PIECE_SIZE, max(most, 1))))
+    pieces = _stream(pool, source) if state.size is None else _file(pool, source, state.size)
     last = time.monotonic()
-    while state.written < most:
-        piece = view[: most - state.written]
-        length = _fill(piece, source)
-        if length < len(piece) and state.size is not None:
-            raise OSError(f"the file ended after {state.written + length} of {state.size} bytes")
-        pool.write(state.written, piece[:length])
-        state.written += length
+    for written in pieces:
+        state.written += written
         behind = state.written - state.durable
         if behind >= PERSIST_EACH or time.monotonic() - last >= PERSIST_SECONDS:
             _persist(pool, state)
             last = time.monotonic()
         moved(state.written)
-        if length < len(piece):
-            break
-    if state.size is None and state.written == most and source.read(1):
-        raise OSError(f"more comes than the {most} bytes that the pool has")
     _persist(pool, state)
     if pool.persistency is Persistency.NONE:
         pool.set_content_length(state.written)
+
+
+def _file(pool: Pool, source: BinaryIO, size: int) -> Iterator[int]:
+    """Write a file of a known size, piece by piece; yields how long each was."""
+    for offset in range(0, size, PIECE_SIZE):
+        length = min(PIECE_SIZE, size - offset)
+        try:
+            pool.write_from(offset, source, length)
+        except EOFError:
+            raise OSError(f"the file ended before its {size} bytes: is it written to?") from None
+        yield length
+
+
+def _stream(pool: Pool, source: BinaryIO) -> Iterator[int]:
+    """Write all that comes, piece by piece; yields how long each was."""
+    view, offset = memoryview(bytearray(min(STREAM_PIECE_SIZE, pool.size))), 0
+    while offset < pool.size:
+        piece = view[: pool.size - offset]
+        length = _fill(piece, source)
+        pool.write(offset, piece[:length])
+        yield length
+        offset += length
+        if length < len(piece):
+            return
+    if source.read(1):
+        raise OSError(f"more comes than the {pool.size} bytes that the pool has")
 
 
 def _persist(pool: Pool, state: Put) -> None:
@@ -136,14 +155,10 @@ def content_of(pool: Pool) -> int:
 def get(pool: Pool, sink: BinaryIO, moved: Moved) -> int:
     """Write the content of a pool into `sink`; returns how many bytes that are."""
     size = content_of(pool)
-    view = memoryview(bytearray(min(PIECE_SIZE, max(size, 1))))
     for offset in range(0, size, PIECE_SIZE):
-        piece = view[: size - offset]
-        pool.read_into(offset, piece)
-        done = 0
-        while done < len(piece):
-            done += sink.write(piece[done:])
-        moved(offset + len(piece))
+        length = min(PIECE_SIZE, size - offset)
+        pool.read_to(offset, sink, length)
+        moved(offset + length)
     sink.flush()
     return size
 

@@ -203,10 +203,10 @@ class AsyncDriver:
             self._lose(error)
             return
         while True:
-            wcs = queue.get_wcs(_COMPLETIONS)
-            for wc in wcs:
-                path.complete(wc)
-            if len(wcs) < _COMPLETIONS:
+            completed = queue.get_fields(_COMPLETIONS)
+            for fields in completed:
+                path.complete(fields)
+            if len(completed) < _COMPLETIONS:
                 return
 
     def _event(self) -> None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from rpma import allocation
-from rpma.completion import room_for_one, translate
+from rpma.completion import completion_of, fields_of, room_for_one
 from rpma.config import ConnectionConfig
 from rpma.constants import CompletionFlags, FlushType, Usage, WcStatus
 from rpma.errors import RpmaError, completion_error
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import struct
     from collections.abc import Callable
 
-    from rpma.completion import WorkCompletion
+    from rpma.completion import Fields
     from rpma.connection import Connection
     from rpma.memory import MemoryRegion, RemoteMemoryRegion
     from rpma.pool.messages import Session
@@ -56,12 +56,14 @@ LEAST_BOUNCE_SIZE = 1 << 20
 
 SEND_QUEUE_SIZE = 128
 
-_NOTHING = (1 << 64) - 1  # in the wr_id of a room for a completion that has none
+NOTHING = (1 << 64) - 1
+"""In the wr_id of a room for a completion that has none."""
+
 _INTERRUPTED = "a signal handler raised in the middle of a request: close the client, connect again"
 _RECEIVE = 1 << 62  # in the wr_id of a receive, with the number of its buffer
 _ALWAYS = CompletionFlags.ALWAYS
 _ON_ERROR = CompletionFlags.ON_ERROR
-_SUCCESS = WcStatus.SUCCESS
+_SUCCESS = int(WcStatus.SUCCESS)
 
 _REFUSALS: dict[int, tuple[type[PoolError], str]] = {
     1: (
@@ -164,8 +166,14 @@ class DataPath:
     Attributes:
         connection: librpma's.
         bounce: the region of the bounce buffers.
+        messages: the region of what the target is asked, and answers.
         broken: why nothing can be posted any more, or None.
         started: a target that lives as long as this connection, or None.
+        posted: how many requests were; the next one has this wr_id.
+        retired: how many of them are done.
+        under_way: who waits for each of the others, or None, in their order.
+        one: room for the completion that is next.
+        torn: whether something is done that must not be interrupted, or was.
     """
 
     def __init__(
@@ -183,16 +191,16 @@ class DataPath:
         self.bounce = bounce
         self.broken: Exception | None = None
         self.started: SshTarget | None = None
-        self._messages = messages
+        self.messages = messages
         self._message_view = messages.view
         self._target = target
-        self._torn = False
-        self._one = room_for_one()
-        self._one.wr_id = _NOTHING
-        self._posted = 0
-        self._retired = 0
+        self.torn = False
+        self.one = room_for_one()
+        self.one.wr_id = NOTHING
+        self.posted = 0
+        self.retired = 0
         self._signal_each = SEND_QUEUE_SIZE // 4
-        self._under_way: deque[Waiter | None] = deque()
+        self.under_way: deque[Waiter | None] = deque()
         self._next_id = 0
         self._answers: dict[int, tuple[Waiter, int, Waiter]] = {}
         self._requests_free = list(range(depth))
@@ -213,14 +221,14 @@ class DataPath:
 
     def check(self) -> None:
         """Raise what broke it, if it is broken."""
-        if self._torn:
+        if self.torn:
             self._break(TargetLost(_INTERRUPTED))
         if self.broken is not None:
             raise again(self.broken)
 
     def tear(self) -> None:
         """Something was interrupted in the middle: nobody knows what is under way."""
-        self._torn = True
+        self.torn = True
 
     def slot(self, length: int) -> Slot | None:
         """A slot for up to `length` bytes, perhaps for fewer; None: none is free."""
@@ -230,7 +238,7 @@ class DataPath:
 
     def has_room(self, requests: int) -> bool:
         """Whether so many requests can be posted."""
-        return self._posted - self._retired + requests <= SEND_QUEUE_SIZE
+        return self.posted - self.retired + requests <= SEND_QUEUE_SIZE
 
     def has_request_room(self) -> bool:
         """Whether a flush request can be sent."""
@@ -255,7 +263,7 @@ class DataPath:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way that somebody waits for."""
-        return not self._answers and all(waiter is None for waiter in self._under_way)
+        return not self._answers and all(waiter is None for waiter in self.under_way)
 
     # ---- posting: after a look for room ----------------------------------------------------------
 
@@ -319,24 +327,37 @@ class DataPath:
         return self._request(waiter, SWAP_REQUEST, offset, 8, number, 0, expected, desired)
 
     def _request(self, waiter: Waiter, form: struct.Struct, *fields: int) -> Waiter:
-        self._torn = True
-        place = self._requests_free.pop()
-        at, identity = place * REQUEST_ROOM, self._next_id
-        form.pack_into(self._message_view, at, identity, *fields)
-        self._next_id += 1
-        sent = Waiter()
-        self._answers[identity] = waiter, place, sent
+        self.torn = True
+        at, sent = self.ask(waiter, form, *fields)
         try:
-            self._post(sent, _ALWAYS, self.connection.send, self._messages, at, form.size)
+            self._post(sent, _ALWAYS, self.connection.send, self.messages, at, form.size)
         except RpmaError:
-            del self._answers[identity]
-            self._requests_free.append(place)
+            self.ask_no_more()
             raise
         return sent
 
+    def ask(self, waiter: Waiter, form: struct.Struct, *fields: int) -> tuple[int, Waiter]:
+        """Write down a message that the target answers, which is to be sent next.
+
+        Returns:
+            Where it is in `messages`, and what is to be done when it has been sent.
+        """
+        place, identity, sent = self._requests_free.pop(), self._next_id, Waiter()
+        at = place * REQUEST_ROOM
+        form.pack_into(self._message_view, at, identity, *fields)
+        self._next_id += 1
+        self._answers[identity] = waiter, place, sent
+        return at, sent
+
+    def ask_no_more(self) -> None:
+        """What was written down last could not be sent."""
+        self._next_id -= 1
+        _, place, _ = self._answers.pop(self._next_id)
+        self._requests_free.append(place)
+
     def _flags(self, waiter: Waiter | None) -> CompletionFlags:
         # A request that nobody waits for is retired by a later one: there must be one soon.
-        if waiter is None and (self._posted + 1) % self._signal_each:
+        if waiter is None and (self.posted + 1) % self._signal_each:
             return _ON_ERROR
         return _ALWAYS
 
@@ -348,15 +369,15 @@ class DataPath:
         *arguments: object,
     ) -> None:
         # A signal handler may raise at any moment: then nobody knows how far this came.
-        self._torn = True
+        self.torn = True
         try:
-            post(*arguments, flags=flags, wr_id=self._posted)
+            post(*arguments, flags=flags, wr_id=self.posted)
         except RpmaError:
-            self._torn = False
+            self.torn = False
             raise
-        self._posted += 1
-        self._under_way.append(waiter)
-        self._torn = False
+        self.posted += 1
+        self.under_way.append(waiter)
+        self.torn = False
 
     # ---- completions -----------------------------------------------------------------------------
 
@@ -366,51 +387,53 @@ class DataPath:
         Raises:
             WaitTimeoutError: there was none in time.
         """
-        if self._torn:
+        if self.torn:
             self._break(TargetLost(_INTERRUPTED))
             return
-        one = self._one
-        if one.wr_id == _NOTHING:  # else there was one when a signal handler raised
+        one = self.one
+        if one.wr_id == NOTHING:  # else there was one when a signal handler raised
             try:
                 self.connection.cq.next_into(one, timeout)
             except ConnectionError as error:  # it ended, and nothing is left to complete
                 self.lose(error)
                 return
-        self._torn = True
-        wc = translate(one)
-        one.wr_id = _NOTHING
-        self.complete(wc)
-        self._torn = False
+        self.torn = True
+        fields = fields_of(one)
+        one.wr_id = NOTHING
+        self.complete(fields)
+        self.torn = False
 
-    def complete(self, wc: WorkCompletion) -> None:
+    def complete(self, fields: Fields) -> None:
         """See to a work completion."""
-        if wc.status is not _SUCCESS:
-            self._fail(wc)
-        elif wc.wr_id & _RECEIVE:
-            self._answered(wc)
+        wr_id, status, _, _, byte_len, _, _, _ = fields
+        if status != _SUCCESS:
+            self._fail(fields)
+        elif wr_id & _RECEIVE:
+            self._answered(wr_id, byte_len)
         else:
-            self._retire(wc.wr_id)
-        self.make_room()
+            self._retire(wr_id)
+        if self._room:
+            self.make_room()
 
     def _retire(self, number: int) -> None:
         # A send queue completes in order: this one tells of all before it.
-        while self._retired <= number and self._under_way:
-            self._retired += 1
-            waiter = self._under_way.popleft()
+        while self.retired <= number and self.under_way:
+            self.retired += 1
+            waiter = self.under_way.popleft()
             if waiter is not None:
                 waiter.finish()
 
-    def _answered(self, wc: WorkCompletion) -> None:
-        at = self._answers_at + (wc.wr_id & ~_RECEIVE) * ANSWER_ROOM
+    def _answered(self, wr_id: int, byte_len: int) -> None:
+        at = self._answers_at + (wr_id & ~_RECEIVE) * ANSWER_ROOM
         identity, status, reserved = ANSWER.unpack_from(self._message_view, at)
         waiter, place, sent = self._answers.pop(identity, (None, -1, None))
         size = SWAP_ANSWER.size if isinstance(waiter, SwapWaiter) else ANSWER.size
-        if wc.byte_len != size or reserved or waiter is None or sent is None:
+        if byte_len != size or reserved or waiter is None or sent is None:
             self._break(ProtocolError("an answer came that is not the protocol's"))
             return
         if isinstance(waiter, SwapWaiter):
             waiter.found = SWAP_ANSWER.unpack_from(self._message_view, at)[-1]
-        self.connection.recv(self._messages, at, ANSWER_ROOM, wr_id=wc.wr_id)
+        self.connection.recv(self.messages, at, ANSWER_ROOM, wr_id=wr_id)
         sent.also(lambda: self._requests_free.append(place))
         if status == 0:
             waiter.finish()
@@ -418,9 +441,10 @@ class DataPath:
             cls, words = _REFUSALS.get(status, (ProtocolError, f"the answer has status {status}"))
             waiter.finish(cls(words))
 
-    def _fail(self, wc: WorkCompletion) -> None:
+    def _fail(self, fields: Fields) -> None:
         # Whatever the status, the connection is over. A target that dies may take its memory away
         # before the connection: then the first thing to fail is the access to that.
+        wc = completion_of(fields)
         cause = completion_error(wc, "a request to the target")
         error = TargetLost(f"the connection to {self._target} is lost: {cause}")
         if not wc.wr_id & _RECEIVE and self.broken is None:
@@ -434,10 +458,10 @@ class DataPath:
     def _break(self, error: Exception) -> None:
         if self.broken is None:
             self.broken = error
-        waiters = [waiter for waiter in self._under_way if waiter is not None]
+        waiters = [waiter for waiter in self.under_way if waiter is not None]
         waiters += [waiter for waiter, _, _ in self._answers.values()]
         waiters += self._room
-        self._under_way.clear()
+        self.under_way.clear()
         self._answers.clear()
         self._room = []
         for waiter in waiters:
@@ -455,7 +479,7 @@ class DataPath:
         self._view.release()
         self._message_view.release()
         self.bounce.close()
-        self._messages.close()
+        self.messages.close()
         self.peer.close()
         if self.started is not None:
             self.started.close()

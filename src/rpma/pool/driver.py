@@ -27,7 +27,7 @@ class Driver:
 
     def __init__(self) -> None:
         self.path: DataPath | None = None
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._channel = Channel()
         self._socket: socket.socket | None = None
         self._broken: Exception | None = None
@@ -41,7 +41,7 @@ class Driver:
                 "this client belongs to the parent process: a child that needs one of its own is "
                 "to be forked before the parent connects, or started with multiprocessing's 'spawn'"
             )
-        with self._lock:
+        with self.lock:
             thrown: BaseException | None = None
             try:
                 need = next(steps)

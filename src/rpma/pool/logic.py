@@ -245,6 +245,8 @@ class PoolLogic:
         info: what the target said of it when it was opened.
         access: how it was opened.
         persistency: how it becomes durable.
+        number: by which the target knows it.
+        remote: its memory.
         closed: whether it is closed.
     """
 
@@ -261,9 +263,9 @@ class PoolLogic:
                 f"the target makes pools durable by {opened.persistency!r}, which this client "
                 "does not know: install the same rpma on both"
             ) from None
-        self._number = opened.number
-        self._remote = RemoteMemoryRegion(opened.descriptor)
-        if len(self._remote) < self.info.size:
+        self.number = opened.number
+        self.remote = RemoteMemoryRegion(opened.descriptor)
+        if len(self.remote) < self.info.size:
             raise ProtocolError("the target opened less memory than the pool has")
 
     @property
@@ -304,7 +306,7 @@ class PoolLogic:
                 f"pool {self.info.name!r} is in DRAM: nothing can make it durable; flush() makes "
                 "it visible"
             )
-        path, remote, number = self.path, self._remote, self._number
+        path, remote, number = self.path, self.remote, self.number
         if self.persistency is Persistency.FLUSH:
             return lambda waiter: path.flush(remote, offset, length, FlushType.PERSISTENT, waiter)
         return lambda waiter: path.request_flush(number, offset, length, waiter)
@@ -316,7 +318,7 @@ class PoolLogic:
         self._check(writes=False)
         at, count = self.range(offset, length)
         data = bytearray(count)
-        yield from transfers.read(self.path, memoryview(data), self._remote, at, progress=progress)
+        yield from transfers.read(self.path, memoryview(data), self.remote, at, progress=progress)
         return bytes(data)
 
     def read_into(self, offset: int, buffer: WritableBuffer, progress: Progress | None) -> Steps:
@@ -326,14 +328,40 @@ class PoolLogic:
         if view.readonly:
             raise InvalidArgumentError("buffer must be writable")
         at, _ = self.range(offset, len(view))
-        yield from transfers.read(self.path, view, self._remote, at, progress=progress)
+        yield from transfers.read(self.path, view, self.remote, at, progress=progress)
 
     def write(self, offset: int, data: Buffer, progress: Progress | None) -> Steps:
         """Write; done when the target's memory has it."""
         self._check(writes=True)
         view = as_bytes("data", data)
         at, _ = self.range(offset, len(view))
-        yield from transfers.write(self.path, self._remote, at, view, progress=progress)
+        yield from transfers.write(self.path, self.remote, at, view, progress=progress)
+
+    def write_from(
+        self,
+        offset: int,
+        length: int,
+        fill: Callable[[int, memoryview], object],
+        progress: Progress | None,
+    ) -> Steps:
+        """Write what `fill` puts into the memory that it gets."""
+        self._check(writes=True)
+        at, count = self.range(offset, length)
+        path = self.path
+        yield from transfers.write_from(path, self.remote, at, count, fill, progress=progress)
+
+    def read_to(
+        self,
+        offset: int,
+        length: int,
+        landed: Callable[[int, memoryview], object],
+        progress: Progress | None,
+    ) -> Steps:
+        """Have `landed` take the bytes of a range, piece by piece."""
+        self._check(writes=False)
+        at, count = self.range(offset, length)
+        path = self.path
+        yield from transfers.read_to(path, count, self.remote, at, landed, progress=progress)
 
     def write_persist(self, offset: int, data: Buffer, progress: Progress | None) -> Steps:
         """Write and persist."""
@@ -342,11 +370,11 @@ class PoolLogic:
         at, count = self.range(offset, len(view))
         persist = self._persister(at, count)
         if 0 < count <= SEGMENT_SIZE:
-            yield from transfers.write_durable(self.path, self._remote, at, view, persist)
+            yield from transfers.write_durable(self.path, self.remote, at, view, persist)
             if progress is not None:
                 progress(count, count)
         elif count:
-            yield from transfers.write(self.path, self._remote, at, view, progress=progress)
+            yield from transfers.write(self.path, self.remote, at, view, progress=progress)
             yield from transfers.durable(self.path, persist)
 
     def persist(self, offset: int, length: int | None) -> Steps:
@@ -362,7 +390,7 @@ class PoolLogic:
         self._check(writes=True)
         at, count = self.range(offset, length)
         if count:
-            yield from transfers.flush(self.path, self._remote, at, count)
+            yield from transfers.flush(self.path, self.remote, at, count)
 
     # ---- 8 bytes as a whole ----
 
@@ -379,21 +407,21 @@ class PoolLogic:
         self._check(writes=True)
         at, number = self._word(offset), integer("value", value, _SIZE_MAX)
         raw = number.to_bytes(ATOMIC_WRITE_ALIGNMENT, "little")
-        yield from transfers.atomic_store(self.path, self._remote, at, raw)
+        yield from transfers.atomic_store(self.path, self.remote, at, raw)
 
     def compare_and_swap(self, offset: int, expected: int, desired: int) -> Steps:
         """Replace 8 bytes as a whole if they are as expected; what they were."""
         self._check(writes=True)
         at = self._word(offset)
         numbers = integer("expected", expected, _SIZE_MAX), integer("desired", desired, _SIZE_MAX)
-        found: int = yield from transfers.compare_and_swap(self.path, self._number, at, *numbers)
+        found: int = yield from transfers.compare_and_swap(self.path, self.number, at, *numbers)
         return found
 
     def atomic_load(self, offset: int) -> Steps:
         """Read 8 bytes as a whole."""
         self._check(writes=False)
         at, data = self._word(offset), bytearray(ATOMIC_WRITE_ALIGNMENT)
-        yield from transfers.read(self.path, memoryview(data), self._remote, at)
+        yield from transfers.read(self.path, memoryview(data), self.remote, at)
         return int.from_bytes(data, "little")
 
     # ---- registered memory ----
@@ -402,13 +430,13 @@ class PoolLogic:
         """Write from registered memory."""
         self._check(writes=True)
         if length:
-            yield from transfers.write_region(self.path, self._remote, offset, memory, at, length)
+            yield from transfers.write_region(self.path, self.remote, offset, memory, at, length)
 
     def read_region(self, offset: int, memory: InPlace, at: int, length: int) -> Steps:
         """Read into registered memory."""
         self._check(writes=False)
         if length:
-            yield from transfers.read_region(self.path, memory, at, self._remote, offset, length)
+            yield from transfers.read_region(self.path, memory, at, self.remote, offset, length)
 
     # ---- at the target ----
 
@@ -417,7 +445,7 @@ class PoolLogic:
         self._check(writes=True)
         if length is not None:
             length = self.range(0, length)[1]
-        yield from _ask(messages.SetContent(self._number, length), messages.Done)
+        yield from _ask(messages.SetContent(self.number, length), messages.Done)
 
     def close(self, is_lost: bool, arrays: Iterable[RegisteredArray]) -> Steps:
         """Close it after what was issued is done, and let go of the memory of its arrays."""
@@ -425,11 +453,11 @@ class PoolLogic:
         try:
             if not is_lost:
                 yield from transfers.settled(self.path)
-                yield from _ask(messages.Close(self._number), messages.Done)
+                yield from _ask(messages.Close(self.number), messages.Done)
         finally:
             for array in arrays:
                 array.close()
-            self._remote.close()
+            self.remote.close()
 
 
 def as_bytes(name: str, data: Any) -> memoryview:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 from rpma.errors import RpmaError
 from rpma.pool import logic
 from rpma.pool.arrays import Index, RegisteredArray
+from rpma.pool.datapath import SEGMENT_SIZE
 from rpma.pool.opened import OpenedPool
+from rpma.pool.quick import Quick
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+    from typing import BinaryIO
 
     import numpy.typing as npt
 
@@ -44,6 +47,7 @@ class Pool(OpenedPool):
         super().__init__(pool)
         self._client = client
         self._run = client._driver.run
+        self._quick = Quick(client._driver, pool)
         self._owns_client = False
         self._arrays: list[PoolArray] = []
 
@@ -75,6 +79,10 @@ class Pool(OpenedPool):
             TargetLost: the connection ended; `acknowledged` says how far it came.
             WaitTimeoutError: the timeout has passed.
         """
+        if timeout is None and progress is None and type(length) is int and length <= SEGMENT_SIZE:
+            small = bytearray(max(length, 0))
+            if self._quick.read_into(offset, small):
+                return bytes(small)
         data: bytes = self._run(self._logic.read(offset, length, progress), timeout)
         return data
 
@@ -87,6 +95,9 @@ class Pool(OpenedPool):
         progress: Progress | None = None,
     ) -> None:
         """Fill a buffer with what is at `offset`; the rest is as for `read`."""
+        is_quick = timeout is None and progress is None
+        if is_quick and isinstance(buffer, bytearray) and self._quick.read_into(offset, buffer):
+            return
         self._run(self._logic.read_into(offset, buffer, progress), timeout)
 
     def write(
@@ -111,6 +122,8 @@ class Pool(OpenedPool):
             TargetLost: the connection ended; `acknowledged` says how far it came.
             WaitTimeoutError: the timeout has passed.
         """
+        if timeout is None and progress is None and self._quick.write(offset, data):
+            return
         self._run(self._logic.write(offset, data, progress), timeout)
 
     def write_persist(
@@ -129,6 +142,8 @@ class Pool(OpenedPool):
             NotDurableError: the pool is in DRAM.
             StorageError: the target's storage failed.
         """
+        if timeout is None and progress is None and self._quick.write_persist(offset, data):
+            return
         self._run(self._logic.write_persist(offset, data, progress), timeout)
 
     def persist(
@@ -156,6 +171,64 @@ class Pool(OpenedPool):
     ) -> None:
         """Make what was written visible to whoever reads the target's memory (rpma_flush)."""
         self._run(self._logic.flush(offset, length), timeout)
+
+    def write_from(
+        self,
+        offset: int,
+        source: BinaryIO,
+        length: int,
+        *,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Write what comes from a file, which is read straight into the bounce buffers.
+
+        Args:
+            offset: where to, in bytes.
+            source: a file, open for reading in binary mode; it is read from where it is.
+            length: how many bytes of it.
+            timeout: as for `write`.
+            progress: as for `write`.
+
+        Raises:
+            EOFError: the file has ended before; what came of it may have been written.
+        """
+
+        def fill(at: int, view: memoryview) -> None:
+            done = 0
+            while done < len(view):
+                count = source.readinto(view[done:])  # type: ignore[attr-defined]
+                if not count:
+                    raise EOFError(f"the file ended after {at + done} of {length} bytes")
+                done += count
+
+        self._run(self._logic.write_from(offset, length, fill, progress), timeout)
+
+    def read_to(
+        self,
+        offset: int,
+        sink: BinaryIO,
+        length: int,
+        *,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Read into a file, which is written straight from the bounce buffers.
+
+        Args:
+            offset: from there on, in bytes.
+            sink: a file, open for writing in binary mode; it is written to where it is.
+            length: how many bytes.
+            timeout: as for `read`.
+            progress: as for `read`.
+        """
+
+        def landed(_at: int, view: memoryview) -> None:
+            done = 0
+            while done < len(view):
+                done += sink.write(view[done:])
+
+        self._run(self._logic.read_to(offset, length, landed, progress), timeout)
 
     def __getitem__(self, index: slice | int) -> bytes | int:
         start, stop = self._range(index)

@@ -15,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from rpma.constants import FlushType
-from rpma.errors import RpmaError
 from rpma.pool.datapath import SEGMENT_SIZE, DataPath, InPlace, Slot, SwapWaiter, Waiter, again
 from rpma.pool.errors import TargetLost
 
@@ -68,63 +67,63 @@ def _give_back(path: DataPath, piece: Slot) -> None:
     path.make_room()
 
 
-def _give_back_when_done(path: DataPath, piece: Slot, waiter: Waiter) -> None:
+def give_back_when_done(path: DataPath, piece: Slot, waiter: Waiter) -> None:
     """Nobody waits for the request any more, which may still use the slot."""
     waiter.also(lambda: _give_back(path, piece))
 
 
 def _transfer(
     path: DataPath,
-    data: memoryview,
-    post: Callable[[int, Slot, memoryview, Waiter], None],
-    landed: Callable[[Slot, memoryview], None] | None,
+    total: int,
+    post: Callable[[int, int, Slot, Waiter], None],
+    landed: Callable[[int, memoryview], object] | None,
     progress: Progress | None,
 ) -> Steps[None]:
-    """Move `data` through the bounce buffers, as much at a time as there is room for.
+    """Move `total` bytes through the bounce buffers, as many at a time as there is room for.
 
     Args:
         path: by which connection.
-        data: the program's memory.
-        post: posts the request for one piece, which begins at so many bytes.
-        landed: called when it is done.
+        total: how many bytes.
+        post: posts the request for one piece: where it begins, how long it is, its slot.
+        landed: called when it is done, with where it begins and its memory.
         progress: called with how many bytes are done, and of how many.
     """
-    pieces: deque[tuple[Waiter, Slot, memoryview]] = deque()
-    total, begun, done = len(data), 0, 0
+    pieces: deque[tuple[Waiter, Slot, int, int]] = deque()
+    begun = done = 0
     try:
         while done < total:
             path.check()
             if begun < total:
                 piece = path.slot(total - begun) if path.has_room(1) else None
                 if piece is not None:
-                    part, waiter = data[begun : begun + len(piece.view)], Waiter()
-                    pieces.append((waiter, piece, part))  # first: a signal handler may raise
+                    count, waiter = min(len(piece.view), total - begun), Waiter()
+                    pieces.append((waiter, piece, begun, count))  # first: a signal may raise
                     try:
-                        post(begun, piece, part, waiter)
-                    except RpmaError as error:
+                        post(begun, count, piece, waiter)
+                    except Exception as error:
                         waiter.finish(error)
                         raise
-                    begun += len(part)
+                    begun += count
                     if not pieces[0][0].done:
                         continue
                 elif not pieces:  # others have it all
                     yield from wait(path.room())
                     continue
-            waiter, piece, part = pieces[0]
+            waiter, piece, at, count = pieces[0]
             yield from wait(waiter)
             if landed is not None:
-                landed(piece, part)
+                landed(at, piece.view[:count])
             pieces.popleft()
             _give_back(path, piece)
-            done += len(part)
+            done += count
             if progress is not None:
                 progress(done, total)
     except TargetLost as error:
         error.acknowledged = done
         raise
     finally:
-        for waiter, piece, _ in pieces:
-            _give_back_when_done(path, piece, waiter)
+        for waiter, piece, _, _ in pieces:
+            give_back_when_done(path, piece, waiter)
 
 
 def write(
@@ -141,11 +140,31 @@ def write(
         TargetLost: with `acknowledged`.
     """
 
-    def post(at: int, piece: Slot, part: memoryview, waiter: Waiter) -> None:
-        piece.view[: len(part)] = part
-        path.write(dst, offset + at, path.bounce, piece.offset, len(part), waiter)
+    def fill(at: int, view: memoryview) -> None:
+        view[:] = data[at : at + len(view)]
 
-    return _transfer(path, data, post, None, progress)
+    return write_from(path, dst, offset, len(data), fill, progress=progress)
+
+
+def write_from(
+    path: DataPath,
+    dst: RemoteMemoryRegion,
+    offset: int,
+    total: int,
+    fill: Callable[[int, memoryview], object],
+    *,
+    progress: Progress | None = None,
+) -> Steps[None]:
+    """As `write`, of what `fill` puts into the memory that it gets: what begins at so many bytes.
+
+    It may raise; what was written before arrives.
+    """
+
+    def post(at: int, count: int, piece: Slot, waiter: Waiter) -> None:
+        fill(at, piece.view[:count])
+        path.write(dst, offset + at, path.bounce, piece.offset, count, waiter)
+
+    return _transfer(path, total, post, None, progress)
 
 
 def read(
@@ -162,13 +181,27 @@ def read(
         TargetLost: with `acknowledged`: the first so many bytes are there.
     """
 
-    def post(at: int, piece: Slot, part: memoryview, waiter: Waiter) -> None:
-        path.read(path.bounce, piece.offset, src, offset + at, len(part), waiter)
+    def landed(at: int, view: memoryview) -> None:
+        data[at : at + len(view)] = view
 
-    def landed(piece: Slot, part: memoryview) -> None:
-        part[:] = piece.view[: len(part)]
+    return read_to(path, len(data), src, offset, landed, progress=progress)
 
-    return _transfer(path, data, post, landed, progress)
+
+def read_to(
+    path: DataPath,
+    total: int,
+    src: RemoteMemoryRegion,
+    offset: int,
+    landed: Callable[[int, memoryview], object],
+    *,
+    progress: Progress | None = None,
+) -> Steps[None]:
+    """As `read`, but `landed` takes the pieces, in order: where each begins, and its memory."""
+
+    def post(at: int, count: int, piece: Slot, waiter: Waiter) -> None:
+        path.read(path.bounce, piece.offset, src, offset + at, count, waiter)
+
+    return _transfer(path, total, post, landed, progress)
 
 
 def durable(path: DataPath, persist: Callable[[Waiter], Waiter]) -> Steps[None]:
@@ -208,7 +241,7 @@ def write_durable(
         sent = persist(waiter)
         yield from wait(waiter)
     finally:
-        _give_back_when_done(path, piece, sent)
+        give_back_when_done(path, piece, sent)
 
 
 def write_region(

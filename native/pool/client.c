@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * client.c -- a client's small calls: what is posted and waited for in one crossing from Python.
+ * The requests are the program's own, and so are their completions, whoever polls: a wait that ends
+ * early leaves nothing behind but a completion that is yet to come.
+ */
+#include "binding.h"
+
+#include "decl/pool.h"
+
+int
+rpmapy_write_next(struct rpmapy_conn *conn, struct rpmapy_remote *dst, size_t dst_offset,
+		  struct rpmapy_local *src, size_t src_offset, size_t length, uint64_t wr_id,
+		  int *posted, struct rpmapy_wc *wc)
+{
+	int ret = rpmapy_write(conn, dst, dst_offset, src, src_offset, length,
+			       RPMA_F_COMPLETION_ALWAYS, wr_id);
+	if (ret)
+		return ret;
+	*posted = 1;
+	return rpmapy_cq_next_wc(&conn->cq, RPMAPY_FOREVER, wc);
+}
+
+int
+rpmapy_read_next(struct rpmapy_conn *conn, struct rpmapy_local *dst, size_t dst_offset,
+		 struct rpmapy_remote *src, size_t src_offset, size_t length, uint64_t wr_id,
+		 int *posted, struct rpmapy_wc *wc)
+{
+	int ret = rpmapy_read(conn, dst, dst_offset, src, src_offset, length,
+			      RPMA_F_COMPLETION_ALWAYS, wr_id);
+	if (ret)
+		return ret;
+	*posted = 1;
+	return rpmapy_cq_next_wc(&conn->cq, RPMAPY_FOREVER, wc);
+}
+
+/* The message has the wr_id after the write's, which the message's completion retires. */
+int
+rpmapy_write_send_next(struct rpmapy_conn *conn, struct rpmapy_remote *dst, size_t dst_offset,
+		       struct rpmapy_local *src, size_t src_offset, size_t length,
+		       struct rpmapy_local *messages, size_t at, size_t size, uint64_t wr_id,
+		       int *posted, struct rpmapy_wc *wc)
+{
+	int ret = rpmapy_write(conn, dst, dst_offset, src, src_offset, length,
+			       RPMA_F_COMPLETION_ON_ERROR, wr_id);
+	if (ret)
+		return ret;
+	*posted = 1;
+	ret = rpmapy_send(conn, messages, at, size, RPMA_F_COMPLETION_ALWAYS, wr_id + 1);
+	if (ret)
+		return ret;
+	*posted = 2;
+	return rpmapy_cq_next_wc(&conn->cq, RPMAPY_FOREVER, wc);
+}
