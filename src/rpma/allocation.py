@@ -47,6 +47,7 @@ _MAP_HUGETLB: Final = 0x40000
 _MAP_SYNC: Final = 0x80000
 _MAP_HUGE_SHIFT: Final = 26  # log2 of the page size goes into the flags from this bit on
 _HUGETLBFS_MAGIC: Final = 0x958458F6
+_TMPFS_MAGIC: Final = 0x01021994
 
 _CHARACTER_DEVICES: Final = "/sys/dev/char"
 
@@ -224,6 +225,23 @@ class Memory:
             number = lib.rpmapy_msync(self._address + offset - before, length + before)
             if number:
                 raise OSError(number, f"msync: {os.strerror(number)}", self._path)
+
+    def populate(self) -> None:
+        """Have all of its pages now, rather than each when it is first touched; other threads run
+        meanwhile. A kernel before 5.14 ignores it.
+
+        A file's pages are read from its storage for that, and count as written to.
+
+        Raises MemoryError where the system has too little memory, and OSError where the storage
+        fails, or the file has become shorter.
+        """
+        self._check_open()
+        with self.view:  # keeps another thread from unmapping it under the system call
+            number = lib.rpmapy_populate(self._address, self._size)
+        if number == errno.ENOMEM:
+            raise MemoryError(f"the system has no {self._size} bytes of memory to give")
+        if number:
+            raise OSError(number, f"populate: {os.strerror(number)}", self._path)
 
     def close(self) -> None:
         """Unmap the memory. Closing again does nothing. Does not make a file durable: `sync` does.
@@ -445,6 +463,11 @@ def _file_page_size(fd: int) -> int:
     if lib.rpmapy_file_system_magic(fd) == _HUGETLBFS_MAGIC:
         return os.fstatvfs(fd).f_bsize
     return mmap.PAGESIZE
+
+
+def is_on_tmpfs(fd: int) -> bool:
+    """Whether an open file is in memory, on a tmpfs."""
+    return bool(lib.rpmapy_file_system_magic(fd) == _TMPFS_MAGIC)
 
 
 def _device_dax(name: str, device: int) -> tuple[int, int]:

@@ -840,3 +840,50 @@ class TestNumpyMissing:
             monkeypatch.setattr(builtins, "__import__", without_numpy)
             with pytest.raises(ImportError, match=r"pip install 'rpma\[numpy\]'"):
                 memory.array()
+
+
+# ---- populate ------------------------------------------------------------------------------------
+
+
+def resident_pages(memory: allocation.Memory) -> int:
+    """How many of its pages are mapped in this process, by /proc/self/pagemap."""
+    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        pages = -(-memory.size // PAGE)
+        pagemap.seek(memory.address // PAGE * 8)
+        entries = memoryview(pagemap.read(pages * 8)).cast("Q")
+    return sum(entry >> 63 for entry in entries)
+
+
+def test_populating_brings_all_pages() -> None:
+    with allocation.anonymous(64 * PAGE - 5) as memory:
+        assert resident_pages(memory) == 0
+        memory.populate()
+        assert resident_pages(memory) == 64
+        memory.populate()
+        assert bytes(memory.view) == bytes(64 * PAGE - 5)
+
+
+def test_populating_a_file_changes_nothing_in_it(tmp_path: Path) -> None:
+    content = os.urandom(5 * PAGE + 17)
+    (tmp_path / "file").write_bytes(content)
+    with allocation.map_file(tmp_path / "file") as memory:
+        memory.populate()
+        assert resident_pages(memory) == 6
+    assert (tmp_path / "file").read_bytes() == content
+
+
+def test_populating_a_file_that_has_become_shorter(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(8 * PAGE))
+    with allocation.map_file(tmp_path / "file") as memory:
+        os.truncate(tmp_path / "file", PAGE)
+        with pytest.raises(OSError, match="populate") as caught:
+            memory.populate()
+        assert caught.value.errno == errno.EFAULT
+        assert caught.value.filename == str(tmp_path / "file")
+
+
+def test_populating_what_is_closed() -> None:
+    memory = allocation.anonymous(PAGE)
+    memory.close()
+    with pytest.raises(ValueError, match="closed"):
+        memory.populate()
