@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import rpma_command
 from pairs import pattern
 
 from fabrics.fabric import Fabric
@@ -27,7 +27,7 @@ def test_a_file_survives_the_death_of_its_target(size: int, fabric: Fabric, tmp_
     file = tmp_path / "file"
     file.write_bytes(pattern(size, 1))
     done = subprocess.run(
-        [sys.executable, "-m", "rpma.cli", "demo", str(file), "--port", fabric.next_port()],
+        [*rpma_command(fabric), "demo", str(file), "--port", fabric.next_port()],
         capture_output=True,
         text=True,
         timeout=120,

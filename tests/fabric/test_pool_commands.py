@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 import subprocess
-import sysconfig
 import threading
 import time
 import urllib.request
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import rpma_command
 from pairs import SOON
 
 import rpma
@@ -29,7 +29,6 @@ from rpma.pool.header import DATA_OFFSET
 
 pytestmark = pytest.mark.fabric
 
-COMMAND = str(Path(sysconfig.get_path("scripts")) / "rpma")
 TOKEN = "the token of the tests"
 MIB = 1 << 20
 
@@ -50,6 +49,7 @@ class Served:
             "RPMA_TOKEN_FILE": str(token_file),
             "COLUMNS": "200",
         }
+        self._command = rpma_command(fabric)
         self.process = process
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -90,7 +90,7 @@ class Served:
     def popen(self, *arguments: str | Path, **environment: str) -> subprocess.Popen[bytes]:
         # A shell ignores SIGINT in what it runs in the background, tests included.
         return subprocess.Popen(
-            ["env", "--default-signal=INT", COMMAND, *map(str, arguments)],
+            ["env", "--default-signal=INT", *self._command, *map(str, arguments)],
             env=self._environment | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -129,7 +129,7 @@ def served(
     token_file.touch(0o600)
     token_file.write_text(f"{tokens}\n")
     folder.mkdir(exist_ok=True)
-    command = [COMMAND, "serve", str(folder), "--token-file", str(token_file)]
+    command = [*rpma_command(fabric), "serve", str(folder), "--token-file", str(token_file)]
     command += ["--listen", "127.0.0.1:0", "--rdma-address", fabric.address, *options]
     if limit is not None:
         command = ["sh", "-c", f'ulimit -f {limit * 2}; exec "$@"', "sh", *command]
@@ -175,13 +175,7 @@ def wait_until(condition: Callable[[], object], limit: float = LIMIT) -> None:
 # ---- files go in and come out ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "size",
-    [
-        *(pytest.param(size, marks=pytest.mark.slow_in_guest) for size in (0, 1, 4096)),
-        9 * MIB + 17,
-    ],
-)
+@pytest.mark.parametrize("size", [0, 1, 4096, 9 * MIB + 17])
 def test_what_was_put_comes_back(target: Served, tmp_path: Path, size: int) -> None:
     file, back = some_file(tmp_path / "file", size), tmp_path / "back"
     pool = f"{target.target}/pool"
@@ -205,7 +199,6 @@ def test_what_was_put_comes_back(target: Served, tmp_path: Path, size: int) -> N
     assert {path.name for path in tmp_path.iterdir()} == {"back", "file", "pools", "token"}
 
 
-@pytest.mark.slow_in_guest
 def test_pipes(target: Served) -> None:
     pool, data = f"{target.target}/pool", random.Random(1).randbytes(5 * MIB)
     put = target.json("put", "-", pool, "--size", "6MiB", data=data)
@@ -219,7 +212,6 @@ def test_pipes(target: Served) -> None:
     assert put["error"].startswith(f"more comes than the {MIB} bytes that the pool has; ")
 
 
-@pytest.mark.slow_in_guest
 def test_a_pool_that_is_there_is_replaced_if_asked(target: Served, tmp_path: Path) -> None:
     pool = f"{target.target}/pool"
     long, short = some_file(tmp_path / "long", 50000), some_file(tmp_path / "short", 30000)
@@ -235,7 +227,6 @@ def test_a_pool_that_is_there_is_replaced_if_asked(target: Served, tmp_path: Pat
     assert target.run("get", pool, "-")[0] == short.read_bytes()
 
 
-@pytest.mark.slow_in_guest
 def test_in_dram_nothing_is_durable(target: Served, tmp_path: Path) -> None:
     file, pool = some_file(tmp_path / "file", 5 * MIB), f"{target.target}/pool"
     put = target.json("put", file, pool, "--volatile")
@@ -246,7 +237,6 @@ def test_in_dram_nothing_is_durable(target: Served, tmp_path: Path) -> None:
     assert errors.startswith("rpma create: 12 MiB of DRAM are asked for")
 
 
-@pytest.mark.slow_in_guest
 def test_a_file_stays_if_the_pool_is_missing(target: Served, tmp_path: Path) -> None:
     file = some_file(tmp_path / "file", 100)
     before = file.read_bytes()
@@ -257,7 +247,6 @@ def test_a_file_stays_if_the_pool_is_missing(target: Served, tmp_path: Path) -> 
 # ---- what there is -----------------------------------------------------------------------------
 
 
-@pytest.mark.slow_in_guest
 def test_pools_are_created_listed_described_resized_and_removed(target: Served) -> None:
     at = target.target
     created = target.json("create", f"{at}/one", "64KiB")
@@ -290,7 +279,6 @@ def test_pools_are_created_listed_described_resized_and_removed(target: Served) 
     assert target.run("list", at) == (b"", f"{at} has no pools\n")
 
 
-@pytest.mark.slow_in_guest
 def test_a_pool_in_use(target: Served) -> None:
     at = target.target
     with target.client() as client, client.create_pool("pool", 4096):
@@ -303,7 +291,6 @@ def test_a_pool_in_use(target: Served) -> None:
             assert errors.startswith(f"rpma {arguments[0]}: pool 'pool' is open by 1")
 
 
-@pytest.mark.slow_in_guest
 def test_no_room(fabric: Fabric, tmp_path: Path) -> None:
     file = some_file(tmp_path / "file", 2 * MIB)
     with served(fabric, tmp_path / "pools", limit=1024) as target:
@@ -319,7 +306,6 @@ def test_no_room(fabric: Fabric, tmp_path: Path) -> None:
 # ---- who may come in ---------------------------------------------------------------------------
 
 
-@pytest.mark.slow_in_guest
 def test_the_wrong_token(target: Served, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong"
     wrong.touch(0o600)
@@ -332,7 +318,6 @@ def test_the_wrong_token(target: Served, tmp_path: Path) -> None:
     assert all(TOKEN not in line for line in target.lines)
 
 
-@pytest.mark.slow_in_guest
 def test_tokens_of_users(fabric: Fabric, tmp_path: Path) -> None:
     tokens = "# who may come in\nalice:one\n\nbob:two"
     with served(fabric, tmp_path / "pools", tokens=tokens) as target:
@@ -347,10 +332,7 @@ def test_tokens_of_users(fabric: Fabric, tmp_path: Path) -> None:
 # ---- the end of a target -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "number",
-    [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow_in_guest)],
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains(fabric: Fabric, tmp_path: Path, number: signal.Signals) -> None:
     with served(fabric, tmp_path / "pools", "--drain", str(LIMIT)) as target:
         with target.client() as client:
@@ -367,7 +349,6 @@ def test_a_signal_drains(fabric: Fabric, tmp_path: Path, number: signal.Signals)
     assert target.lines[-1].endswith("ended")
 
 
-@pytest.mark.slow_in_guest
 def test_drains_no_longer_than_asked(fabric: Fabric, tmp_path: Path) -> None:
     with served(fabric, tmp_path / "pools", "--drain", "0.5") as target, ExitStack() as stack:
         client = stack.enter_context(target.client())
@@ -377,7 +358,6 @@ def test_drains_no_longer_than_asked(fabric: Fabric, tmp_path: Path) -> None:
             client.list_pools(timeout=SOON)
 
 
-@pytest.mark.slow_in_guest
 def test_a_second_signal_ends_it_at_once(fabric: Fabric, tmp_path: Path) -> None:
     with served(fabric, tmp_path / "pools", "--drain", "3600") as target, target.client():
         target.process.send_signal(signal.SIGTERM)
@@ -387,7 +367,6 @@ def test_a_second_signal_ends_it_at_once(fabric: Fabric, tmp_path: Path) -> None
         target.wait_for("warning  SIGTERM: ending at once")
 
 
-@pytest.mark.slow_in_guest
 def test_systemd_is_told(fabric: Fabric, tmp_path: Path) -> None:
     name = f"rpma-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -404,7 +383,6 @@ def test_systemd_is_told(fabric: Fabric, tmp_path: Path) -> None:
             assert target.end() == 0
 
 
-@pytest.mark.slow_in_guest
 def test_one_target_serves_a_directory(target: Served, tmp_path: Path) -> None:
     _, errors = target.run("serve", tmp_path / "pools", "--listen", "127.0.0.1:0", code=1)
     assert errors.startswith("rpma serve: ")
@@ -413,7 +391,6 @@ def test_one_target_serves_a_directory(target: Served, tmp_path: Path) -> None:
     assert errors.startswith(f"rpma serve: cannot listen on {target.target}: ")
 
 
-@pytest.mark.slow_in_guest
 def test_a_target_that_dies_in_a_put(fabric: Fabric, tmp_path: Path) -> None:
     folder, data = tmp_path / "pools", random.Random(2).randbytes(24 * MIB)
     with served(fabric, folder) as target, target.client() as client:
@@ -449,7 +426,6 @@ def test_a_target_that_dies_in_a_put(fabric: Fabric, tmp_path: Path) -> None:
 # ---- metrics, and how fast it is ---------------------------------------------------------------
 
 
-@pytest.mark.slow_in_guest
 def test_metrics(fabric: Fabric, tmp_path: Path) -> None:
     pytest.importorskip("prometheus_client")
     options = ("--metrics", "127.0.0.1:0", "--dram", "1MiB")
@@ -492,7 +468,6 @@ def test_metrics(fabric: Fabric, tmp_path: Path) -> None:
 OPERATIONS = ["write", "write_persist", "read"]
 
 
-@pytest.mark.slow_in_guest
 @pytest.mark.parametrize("volatile", [False, True])
 def test_bench(target: Served, tmp_path: Path, volatile: bool) -> None:
     arguments = ["bench", target.target, "--sizes", "8,64KiB", "--seconds", "0.05"]
@@ -521,7 +496,6 @@ def test_bench_draws(target: Served, tmp_path: Path) -> None:
     assert (tmp_path / "picture").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow_in_guest
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_bench_leaves_nothing(target: Served, number: signal.Signals) -> None:
     with target.popen("bench", target.target, "--seconds", "3600") as bench:
@@ -535,11 +509,10 @@ def test_bench_leaves_nothing(target: Served, number: signal.Signals) -> None:
 # ---- by ssh ------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow_in_guest
 def test_serving_by_ssh(fabric: Fabric, tmp_path: Path) -> None:
     """What ssh starts on the other machine: it ends with the input that brings its token."""
     process = subprocess.Popen(
-        [COMMAND, "serve", str(tmp_path), "--ssh", "--rdma-address", fabric.address],
+        [*rpma_command(fabric), "serve", str(tmp_path), "--ssh", "--rdma-address", fabric.address],
         env=fabric.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
