@@ -204,6 +204,18 @@ has_other_processors(void)
 	return count > 1;
 }
 
+static void
+take_kick(void)
+{
+	eventfd_t value;
+	if (!is_serving_waiter && atomic_load(&serving_waiter))
+		return; /* that one takes it */
+	(void)eventfd_read(engine.kick_fd, &value);
+	/* Who has begun to wait meanwhile may have been meant, and would sleep through it. */
+	if (!is_serving_waiter && atomic_load(&serving_waiter))
+		engine_kick();
+}
+
 static int
 handle(const struct epoll_event *events, int count)
 {
@@ -218,8 +230,7 @@ handle(const struct epoll_event *events, int count)
 			continue;
 		}
 		if (events[i].data.u64 == KICK) {
-			if (is_serving_waiter || !atomic_load(&serving_waiter))
-				(void)eventfd_read(engine.kick_fd, &value);
+			take_kick();
 			continue;
 		}
 		unsigned index = (unsigned)events[i].data.u64;

@@ -346,6 +346,139 @@ test_acknowledgements_come_from_one_that_spins_on_memory(void)
 	acknowledgements_come(SPINS_ON_MEMORY);
 }
 
+/* ---- a stream, between two that sleep ---- */
+
+enum { MESSAGES = 4000, WINDOW = 32, CREDIT = WINDOW / 4 };
+
+enum sleeper { SLEEPS, SLEEPS_LATE, SLEEPS_BESIDE_A_POLLER };
+
+struct counts {
+	uint32_t sent, received; /* as completions say */
+};
+
+/* Arm it, and take all that it has: what comes later is an event. */
+static void
+arm_and_take(struct side *side, struct ibv_cq *cq, struct counts *counts)
+{
+	struct ibv_wc wc;
+	CHECK(ibv_req_notify_cq(cq, 0), 0);
+	while (ibv_poll_cq(cq, 1, &wc) == 1) {
+		CHECK(wc.status, IBV_WC_SUCCESS);
+		if (cq == side->send_cq) {
+			counts->sent = (uint32_t)wc.wr_id;
+		} else {
+			counts->received++;
+			CHECK(post_receive(side, 1, 4096, 4096), 0);
+		}
+	}
+}
+
+static void
+sleep_and_take(struct side *side, struct counts *counts)
+{
+	struct ibv_cq *cq;
+	void *context;
+	while (ibv_get_cq_event(side->channel, &cq, &context))
+		MUST(errno == EINTR); /* stopped and continued, by a debugger for example */
+	ibv_ack_cq_events(cq, 1);
+	arm_and_take(side, cq, counts);
+}
+
+static _Atomic bool stops_polling;
+
+static void *
+poll_what_was_sent(void *argument)
+{
+	struct side *side = argument;
+	struct ibv_wc wc;
+	/* The last may be flushed: the other side leaves once it has them. */
+	while (!atomic_load(&stops_polling))
+		MUST(ibv_poll_cq(side->send_cq, 1, &wc) >= 0);
+	return NULL;
+}
+
+/* It gives credit by messages: the other side sleeps, and a Write would be no event there. */
+static void
+take_stream(struct side *side, const struct remote *remote, int sleeper)
+{
+	struct counts counts = {0};
+	uint32_t random = 5, told = 0;
+	pthread_t poller;
+	(void)remote;
+	alarm(100); /* with an event lost it sleeps for ever */
+	for (int i = 0; i < WINDOW; i++)
+		CHECK(post_receive(side, 1, 4096, 4096), 0);
+	arm_and_take(side, side->recv_cq, &counts);
+	if (sleeper == SLEEPS_BESIDE_A_POLLER)
+		MUST(!pthread_create(&poller, NULL, poll_what_was_sent, side));
+	else
+		arm_and_take(side, side->send_cq, &counts);
+	for (;;) {
+		for (; told < counts.received / CREDIT; told++) {
+			struct ibv_send_wr wr = wr_of(IBV_WR_SEND, told + 1, NULL, 0, NULL, 0);
+			CHECK(post(side, &wr), 0);
+		}
+		if (told == MESSAGES / CREDIT)
+			break;
+		if (sleeper == SLEEPS_LATE && next_random(&random) % 8 == 0)
+			nanosleep(&(struct timespec){0, next_random(&random) % 1000000}, NULL);
+		sleep_and_take(side, &counts);
+	}
+	CHECK(counts.received, MESSAGES);
+	EXPECT(side->id, RDMA_CM_EVENT_DISCONNECTED, 0);
+	atomic_store(&stops_polling, true);
+	if (sleeper == SLEEPS_BESIDE_A_POLLER)
+		pthread_join(poller, NULL);
+}
+
+static void
+stream_to(enum sleeper sleeper)
+{
+	struct options options = {.with_channel = true, .send_wr = 4 * WINDOW};
+	struct side side;
+	struct remote remote;
+	struct counts counts = {0};
+	int port;
+	uint32_t random = 7, posted = 0;
+	pid_t child = start_child(take_stream, (int)sleeper, &port, &options);
+	meet(&side, port, &remote, &options);
+	for (int i = 0; i < WINDOW; i++)
+		CHECK(post_receive(&side, 1, 4096, 4096), 0);
+	arm_and_take(&side, side.send_cq, &counts);
+	arm_and_take(&side, side.recv_cq, &counts);
+	while (counts.sent < MESSAGES || counts.received < MESSAGES / CREDIT) {
+		while (posted < MESSAGES && posted < counts.received * CREDIT + WINDOW) {
+			struct ibv_sge sge = sge_of(&side, 0, 1 + next_random(&random) % 2000);
+			struct ibv_send_wr wr = wr_of(IBV_WR_SEND, ++posted, &sge, 1, NULL, 0);
+			if (posted % 12 && posted != MESSAGES)
+				wr.send_flags = 0;
+			CHECK(post(&side, &wr), 0);
+		}
+		sleep_and_take(&side, &counts);
+	}
+	CHECK(counts.received, MESSAGES / CREDIT);
+	side_end(&side);
+	check_child(child);
+}
+
+static void
+test_a_stream_to_one_that_sleeps(void)
+{
+	stream_to(SLEEPS);
+}
+
+static void
+test_a_stream_to_one_that_is_late(void)
+{
+	stream_to(SLEEPS_LATE);
+}
+
+static void
+test_a_stream_to_one_that_sleeps_beside_a_poller(void)
+{
+	stream_to(SLEEPS_BESIDE_A_POLLER);
+}
+
 /* ---- fork ---- */
 
 static void
@@ -552,6 +685,9 @@ main(void)
 		test_acknowledgements_come_from_one_that_waits_for_events,
 		test_acknowledgements_come_from_threads_that_end,
 		test_acknowledgements_come_from_one_that_spins_on_memory,
+		test_a_stream_to_one_that_sleeps,
+		test_a_stream_to_one_that_is_late,
+		test_a_stream_to_one_that_sleeps_beside_a_poller,
 		test_children_of_a_process_with_connections,
 		test_a_peer_that_dies_while_its_child_lives,
 		test_children_while_traffic_runs,
