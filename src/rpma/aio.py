@@ -216,6 +216,7 @@ class Pool(OpenedPool, _Closing):
         super().__init__(pool)
         self._client = client
         self._run = client._driver.run
+        self._wait = client._driver.wait
         self._owns_client = False
         self._arrays: list[PoolArray] = []
 
@@ -256,6 +257,11 @@ class Pool(OpenedPool, _Closing):
         progress: Progress | None = None,
     ) -> None:
         """Write; done when the target's memory has the data, which is not yet durable."""
+        if timeout is None and progress is None:
+            waiter = self._logic.post_small(offset, data)
+            if waiter is not None:
+                await self._wait(waiter)
+                return
         await self._run(self._logic.write(offset, data, progress), timeout)
 
     async def write_persist(
@@ -267,6 +273,11 @@ class Pool(OpenedPool, _Closing):
         progress: Progress | None = None,
     ) -> None:
         """Write; done when the data is durable."""
+        if timeout is None and progress is None:
+            waiter = self._logic.post_small(offset, data, persists=True)
+            if waiter is not None:
+                await self._wait(waiter)
+                return
         await self._run(self._logic.write_persist(offset, data, progress), timeout)
 
     async def persist(

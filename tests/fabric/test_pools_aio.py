@@ -302,3 +302,27 @@ def test_a_client_that_is_dropped_warns(target: Target) -> None:
         run(test())
     wait_left(target)
     check_serves(target)
+
+
+def test_small_writes_that_are_given_up_arrive(target: Target) -> None:
+    async def test() -> None:
+        async with a_pool(target, 64 * 4096) as pool:
+            for persists in (False, True):
+                call = pool.write_persist if persists else pool.write
+                data = bytearray(pattern(4096, int(persists)))
+                tasks = [asyncio.create_task(call(n * 4096, data)) for n in range(64)]
+                await asyncio.sleep(0)  # all are posted
+                for task in tasks[::2]:
+                    task.cancel()
+                sent = bytes(data)
+                data[:] = bytes(4096)  # the program's own again
+                done = await asyncio.gather(*tasks, return_exceptions=True)
+                assert [isinstance(one, asyncio.CancelledError) for one in done] == 32 * [
+                    True,
+                    False,
+                ]
+                assert await pool.read(0, 64 * 4096) == 64 * sent
+            for _ in range(100):  # the bounce buffers are all there
+                await asyncio.gather(*(pool.write(n * 4096, sent) for n in range(64)))
+
+    run(test())

@@ -69,6 +69,14 @@ class AsyncDriver:
             assert cancelled is not None
             raise cancelled from None
 
+    async def wait(self, waiter: Waiter) -> None:
+        """Wait for something that goes on by itself, whether the task is cancelled or not."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        waiter.also(lambda: _settle(future))
+        await future
+        if waiter.error is not None:
+            raise again(waiter.error)
+
     async def whole(self, steps: Any, timeout: float | None, undo: Any = None) -> Any:
         """As `run`, but a cancelled task leaves the steps to end by themselves.
 

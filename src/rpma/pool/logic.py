@@ -337,6 +337,35 @@ class PoolLogic:
         at, _ = self.range(offset, len(view))
         yield from transfers.write(self.path, self.remote, at, view, progress=progress)
 
+    def post_small(self, offset: int, data: Buffer, persists: bool = False) -> Waiter | None:
+        """Post what can be posted at once: a write of a copy of `data`, and what makes it durable.
+
+        Returns:
+            What is done when the write is, or when it is durable; None: nothing was posted. The
+            steps of `write` and `write_persist` do it, or say why it cannot be.
+        """
+        path = self.path
+        if (
+            not isinstance(data, (bytes, bytearray))
+            or type(offset) is not int
+            or self.closed
+            or self.access == "read"
+            or (persists and self.persistency is Persistency.NONE)
+            or path.broken is not None
+            or path.torn
+            or not path.has_room(2)
+            or not (path.has_request_room() or not persists)
+        ):
+            return None
+        length = len(data)
+        if not 0 < length <= SEGMENT_SIZE or not 0 <= offset <= self.info.size - length:
+            return None
+        piece = path.slot(length)
+        if piece is None:
+            return None
+        persist = self._persister(offset, length) if persists else None
+        return transfers.post_copy(path, self.remote, offset, data, piece, persist)
+
     def write_from(
         self,
         offset: int,

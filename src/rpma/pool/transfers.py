@@ -146,6 +146,35 @@ def write(
     return write_from(path, dst, offset, len(data), fill, progress=progress)
 
 
+def post_copy(
+    path: DataPath,
+    dst: RemoteMemoryRegion,
+    offset: int,
+    data: bytes | bytearray,
+    piece: Slot,
+    persist: Callable[[Waiter], Waiter] | None,
+) -> Waiter:
+    """Post a write of a copy of `data` in a slot with room for it, which is given back in time.
+
+    Returns:
+        What is done when the write is, or with `persist`, when it is durable.
+    """
+    waiter, length = Waiter(), len(data)
+    free = waiter
+    try:
+        piece.view[:length] = data
+        path.write(dst, offset, path.bounce, piece.offset, length, None if persist else waiter)
+        if persist is not None:
+            free = Waiter()  # never done, should what follows fail: the write is under way
+            free = persist(waiter)
+    except Exception as error:
+        waiter.finish(error)
+        raise
+    finally:
+        give_back_when_done(path, piece, free)
+    return waiter
+
+
 def write_from(
     path: DataPath,
     dst: RemoteMemoryRegion,
