@@ -142,8 +142,10 @@ static inline void
 pair_disconnect(struct pair *pair)
 {
 	must(rpma_conn_disconnect(pair->conn));
-	expect_event(pair->conn, RPMA_CONN_CLOSED);
 	expect_event(pair->passive, RPMA_CONN_CLOSED);
+	/* Without the other side's own a kernel's connection manager asks it for 80 s. */
+	must(rpma_conn_disconnect(pair->passive));
+	expect_event(pair->conn, RPMA_CONN_CLOSED);
 }
 
 static inline void
