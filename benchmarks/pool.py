@@ -172,37 +172,33 @@ def many_writers(samples: Samples, address: str, pool: Pool, seconds: float) -> 
 # ---- a large file --------------------------------------------------------------------------------
 
 
-def put_file(samples: Samples, address: str, file: Path, memory: list[float]) -> None:
-    """GB/s of a put, from the open file to its end durable; the pool exists only from then on."""
+def put_file(samples: Samples, address: str, pool: Pool, file: Path, memory: list[float]) -> None:
+    """GB/s of a put, to its end durable: into a pool that is open, and with one made for it."""
     size = file.stat().st_size
+    kinds = "RssAnon", "RssShmem"  # bounce buffers are the latter
     with Client(address) as client, open(file, "rb", buffering=0) as source:
-        kinds = "RssAnon", "RssShmem"  # bounce buffers are the latter
         before = most = resident("self", *kinds)
 
         def moved(_done: int) -> None:
             nonlocal most
             most = max(most, resident("self", *kinds))
 
-        began = time.perf_counter()
-        state = transfer.Put(size)
-        transfer.put(
-            client,
-            "large",
-            source,
-            state,
-            room=size,
-            overwrite=False,
-            volatile=False,
-            moved=moved,
-        )
+        state, began = transfer.Put(size), time.perf_counter()
+        new = {"room": size, "overwrite": False, "volatile": False}
+        transfer.put(client, "new", source, state, moved=moved, **new)
+        samples.setdefault("new put", []).append(size / (time.perf_counter() - began) / 1e9)
+        assert state.durable == size
+        memory.append((most - before) / 1024)
+        client.remove_pool("new")
+    with open(file, "rb", buffering=0) as source:
+        state, began = transfer.Put(size), time.perf_counter()
+        transfer.put_into(pool, source, state, lambda _: None)
         samples.setdefault("put", []).append(size / (time.perf_counter() - began) / 1e9)
         assert state.durable == size
-        began = time.perf_counter()
-        with client.open_pool("large") as pool, open(os.devnull, "wb", buffering=0) as sink:
-            transfer.get(pool, sink, lambda _: None)
-        samples.setdefault("get", []).append(size / (time.perf_counter() - began) / 1e9)
-        memory.append((most - before) / 1024)
-        client.remove_pool("large")
+    began = time.perf_counter()
+    with open(os.devnull, "wb", buffering=0) as sink:
+        transfer.get(pool, sink, lambda _: None)
+    samples.setdefault("get", []).append(size / (time.perf_counter() - began) / 1e9)
 
 
 # ---- memory --------------------------------------------------------------------------------------
@@ -260,6 +256,8 @@ def measure(options: argparse.Namespace, work: Path, say: Callable[[str], None])
         client.create_pool("many", RECORDS * SIZE).close()
         pool = stack.enter_context(client.open_pool("many", access="shared"))
         durability = pool.persistency.value
+        large = stack.enter_context(client.create_pool("large", options.mebibytes << 20))
+        large.write(0, bytes(large.size))  # this machine has its memory from now on
         for turn in range(options.rounds):
             about = f"round {turn + 1} of {options.rounds}"
             say(f"{about}: durable records")
@@ -270,7 +268,7 @@ def measure(options: argparse.Namespace, work: Path, say: Callable[[str], None])
             many_writers(samples, address, pool, options.seconds)
             if turn < options.files:
                 say(f"{about}: a large file")
-                put_file(samples, address, file, client_memory)
+                put_file(samples, address, large, file, client_memory)
                 if options.bandwidth:
                     found = write_bandwidth(SEGMENT, options.seconds)["gbps"]
                     samples.setdefault("ib_write_bw", []).append(found)

@@ -82,11 +82,12 @@ def put(
         with contextlib.suppress(PoolNotFoundError):
             client.remove_pool(name)
     with client.create_pool(name, room, content_length=0, volatile=volatile) as pool:
-        state.persistency = pool.persistency.value
-        _write(pool, source, state, moved)
+        put_into(pool, source, state, moved)
 
 
-def _write(pool: Pool, source: BinaryIO, state: Put, moved: Moved) -> None:
+def put_into(pool: Pool, source: BinaryIO, state: Put, moved: Moved) -> None:
+    """Put `source` into a pool that is open for writing; the arguments are `put`'s."""
+    state.persistency = pool.persistency.value
     pieces = _stream(pool, source) if state.size is None else _file(pool, source, state.size)
     last = time.monotonic()
     for written in pieces:
