@@ -34,19 +34,22 @@ rpmapy_read_next(struct rpmapy_conn *conn, struct rpmapy_local *dst, size_t dst_
 	return rpmapy_cq_next_wc(&conn->cq, RPMAPY_FOREVER, wc);
 }
 
-/* The message has the wr_id after the write's, which the message's completion retires. */
+/*
+ * The message has the wr_id after the write's. An answer to it is a completion in any case; with
+ * `flags` it leaves one itself, which retires both.
+ */
 int
 rpmapy_write_send_next(struct rpmapy_conn *conn, struct rpmapy_remote *dst, size_t dst_offset,
 		       struct rpmapy_local *src, size_t src_offset, size_t length,
-		       struct rpmapy_local *messages, size_t at, size_t size, uint64_t wr_id,
-		       int *posted, struct rpmapy_wc *wc)
+		       struct rpmapy_local *messages, size_t at, size_t size, int flags,
+		       uint64_t wr_id, int *posted, struct rpmapy_wc *wc)
 {
 	int ret = rpmapy_write(conn, dst, dst_offset, src, src_offset, length,
 			       RPMA_F_COMPLETION_ON_ERROR, wr_id);
 	if (ret)
 		return ret;
 	*posted = 1;
-	ret = rpmapy_send(conn, messages, at, size, RPMA_F_COMPLETION_ALWAYS, wr_id + 1);
+	ret = rpmapy_send(conn, messages, at, size, flags, wr_id + 1);
 	if (ret)
 		return ret;
 	*posted = 2;

@@ -37,8 +37,8 @@ int rpmapy_read_next(struct rpmapy_conn *conn, struct rpmapy_local *dst, size_t 
 		     int *posted, struct rpmapy_wc *wc);
 int rpmapy_write_send_next(struct rpmapy_conn *conn, struct rpmapy_remote *dst, size_t dst_offset,
 			   struct rpmapy_local *src, size_t src_offset, size_t length,
-			   struct rpmapy_local *messages, size_t at, size_t size, uint64_t wr_id,
-			   int *posted, struct rpmapy_wc *wc);
+			   struct rpmapy_local *messages, size_t at, size_t size, int flags,
+			   uint64_t wr_id, int *posted, struct rpmapy_wc *wc);
 
 /* ---- responder.c ---- */
 

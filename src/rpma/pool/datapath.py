@@ -56,6 +56,9 @@ LEAST_BOUNCE_SIZE = 1 << 20
 
 SEND_QUEUE_SIZE = 128
 
+UNSIGNALLED_MOST = 14
+"""Small requests leave a completion after so many that left none."""
+
 NOTHING = (1 << 64) - 1
 """In the wr_id of a room for a completion that has none."""
 
@@ -173,6 +176,7 @@ class DataPath:
         retired: how many of them are done.
         under_way: who waits for each of the others, or None, in their order.
         one: room for the completion that is next.
+        unsignalled: how many of the last ones leave no completion: they wait for another's.
         torn: whether something is done that must not be interrupted, or was.
     """
 
@@ -199,6 +203,7 @@ class DataPath:
         self.one.wr_id = NOTHING
         self.posted = 0
         self.retired = 0
+        self.unsignalled = 0
         self._signal_each = SEND_QUEUE_SIZE // 4
         self.under_way: deque[Waiter | None] = deque()
         self._next_id = 0
@@ -259,6 +264,18 @@ class DataPath:
             waiters, self._room = self._room, []
             for waiter in waiters:
                 waiter.finish()
+
+    def spares_completion(self, length: int) -> bool:
+        """Whether a small write and a flush request may go without one: for a while.
+
+        An acknowledgement of its own costs the target as much as the answer does. What they hold,
+        few of many, is free when a later request has completed.
+        """
+        return (
+            length <= SMALL_SIZE
+            and self.unsignalled < UNSIGNALLED_MOST
+            and len(self._requests_free) > UNSIGNALLED_MOST
+        )
 
     @property
     def is_idle(self) -> bool:
@@ -326,11 +343,14 @@ class DataPath:
         """Ask the target for a compare-and-swap. What it returns is as for `request_flush`."""
         return self._request(waiter, SWAP_REQUEST, offset, 8, number, 0, expected, desired)
 
-    def _request(self, waiter: Waiter, form: struct.Struct, *fields: int) -> Waiter:
+    def _request(
+        self, waiter: Waiter, form: struct.Struct, offset: int, length: int, *fields: int
+    ) -> Waiter:
         self.torn = True
-        at, sent = self.ask(waiter, form, *fields)
+        flags = _ON_ERROR if self.spares_completion(length) else _ALWAYS
+        at, sent = self.ask(waiter, form, offset, length, *fields)
         try:
-            self._post(sent, _ALWAYS, self.connection.send, self.messages, at, form.size)
+            self._post(sent, flags, self.connection.send, self.messages, at, form.size)
         except RpmaError:
             self.ask_no_more()
             raise
@@ -355,6 +375,10 @@ class DataPath:
         _, place, _ = self._answers.pop(self._next_id)
         self._requests_free.append(place)
 
+    def nothing(self, waiter: Waiter) -> None:
+        """Post a write of nothing: done when all before it is."""
+        self._post(waiter, _ALWAYS, self.connection.write, None, 0, None, 0, 0)
+
     def _flags(self, waiter: Waiter | None) -> CompletionFlags:
         # A request that nobody waits for is retired by a later one: there must be one soon.
         if waiter is None and (self.posted + 1) % self._signal_each:
@@ -376,6 +400,7 @@ class DataPath:
             self.torn = False
             raise
         self.posted += 1
+        self.unsignalled = 0 if flags is _ALWAYS else self.unsignalled + 1
         self.under_way.append(waiter)
         self.torn = False
 
@@ -411,12 +436,12 @@ class DataPath:
         elif wr_id & _RECEIVE:
             self._answered(wr_id, byte_len)
         else:
-            self._retire(wr_id)
+            self.retire(wr_id)
         if self._room:
             self.make_room()
 
-    def _retire(self, number: int) -> None:
-        # A send queue completes in order: this one tells of all before it.
+    def retire(self, number: int) -> None:
+        """A request is done, and, since a send queue completes in order, all before it."""
         while self.retired <= number and self.under_way:
             self.retired += 1
             waiter = self.under_way.popleft()
@@ -448,7 +473,7 @@ class DataPath:
         cause = completion_error(wc, "a request to the target")
         error = TargetLost(f"the connection to {self._target} is lost: {cause}")
         if not wc.wr_id & _RECEIVE and self.broken is None:
-            self._retire(wc.wr_id - 1)
+            self.retire(wc.wr_id - 1)
         self._break(error)
 
     def lose(self, cause: Exception) -> None:

@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from rpma._native import ffi, lib
+from rpma.constants import CompletionFlags
 from rpma.pool.datapath import NOTHING, SEGMENT_SIZE, Waiter, again
 from rpma.pool.durability import Persistency
 from rpma.pool.transfers import give_back_when_done
@@ -30,6 +31,7 @@ _read_next = lib.rpmapy_read_next
 _write_send_next = lib.rpmapy_write_send_next
 
 _PLAIN = frozenset((bytes, bytearray))  # contiguous, and of bytes, by their kind
+_ALWAYS, _ON_ERROR = int(CompletionFlags.ALWAYS), int(CompletionFlags.ON_ERROR)
 _ASKED = frozenset((Persistency.MSYNC, Persistency.PMEM))
 
 
@@ -140,6 +142,7 @@ class Quick:
             slot.view[:length] = data
             durable = Waiter()
             at, sent = path.ask(durable, REQUEST, offset, length, self._number, 0)
+            spares = path.spares_completion(length)
             try:
                 _write_send_next(
                     self._connection,
@@ -151,12 +154,13 @@ class Quick:
                     self._messages,
                     at,
                     REQUEST.size,
+                    _ON_ERROR if spares else _ALWAYS,
                     path.posted,
                     self._posted,
                     path.one,
                 )
             finally:
-                left = self._left(sent)
+                left = self._left(sent, spares)
                 give_back_when_done(path, slot, left)
                 if left is not sent:
                     path.ask_no_more()
@@ -202,8 +206,11 @@ class Quick:
         """A request was posted and waited for, as far as `ret` says."""
         path = self._path
         number, one = path.posted, path.one
-        if not ret and one.wr_id == number == path.retired and not one.status:  # as ever
+        if not ret and one.wr_id == number and not one.status:  # as ever
+            if path.retired != number:
+                path.retire(number - 1)
             path.posted = path.retired = number + 1
+            path.unsignalled = 0
             one.wr_id = NOTHING
             if into is not None:
                 into[:] = slot.view[: len(into)]
@@ -222,16 +229,20 @@ class Quick:
             give_back_when_done(path, slot, waiter)
         return bool(was_posted)
 
-    def _left(self, last: Waiter | None = None) -> Waiter:
+    def _left(self, last: Waiter | None = None, spares: bool = False) -> Waiter:
         """Leave what was posted to the connection; returns what is done when all of it is.
 
-        `last` is for the second of two requests, should both have been posted.
+        Args:
+            last: for the second of two requests, should both have been posted.
+            spares: whether that leaves no completion.
         """
         path, count = self._path, self._posted[0]
-        waiter = last if last is not None and count == 2 else Waiter()
+        is_whole = last is None or count == 2
+        waiter = last if last is not None and is_whole else Waiter()
         if count:
             path.posted += count
             path.under_way += [None] * (count - 1) + [waiter]
+            path.unsignalled = path.unsignalled + count if spares or not is_whole else 0
         else:
             waiter.done = True
         path.torn = False

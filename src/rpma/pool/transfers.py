@@ -355,5 +355,8 @@ def flush(path: DataPath, dst: RemoteMemoryRegion, offset: int, length: int) -> 
 
 def settled(path: DataPath) -> Steps[None]:
     """Go on when nothing is under way, or nothing ever will be again."""
+    if path.broken is None and path.unsignalled:
+        yield from room(path)
+        path.nothing(Waiter())
     while path.broken is None and not path.is_idle:
         yield path.room()
