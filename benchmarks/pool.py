@@ -195,10 +195,24 @@ def put_file(samples: Samples, address: str, pool: Pool, file: Path, memory: lis
         transfer.put_into(pool, source, state, lambda _: None)
         samples.setdefault("put", []).append(size / (time.perf_counter() - began) / 1e9)
         assert state.durable == size
+    samples.setdefault("write_batch, large", []).append(whole_pool_rate(pool))
     began = time.perf_counter()
     with open(os.devnull, "wb", buffering=0) as sink:
         transfer.get(pool, sink, lambda _: None)
     samples.setdefault("get", []).append(size / (time.perf_counter() - began) / 1e9)
+
+
+def whole_pool_rate(pool: Pool) -> float:
+    """GB/s of Connection.write_batch into all of a pool, from 1 MiB over and over: no file."""
+    path, remote = pool.client._driver.path, pool._logic.remote
+    assert path is not None
+    room = bytearray(1 << 20)
+    offsets = range(0, len(pool), SEGMENT)
+    triples = array("Q", [n for at in offsets for n in (at, at % len(room), SEGMENT)])
+    with path.peer.register(room, Usage.WRITE_SRC) as region:
+        began = time.perf_counter()
+        path.connection.write_batch(remote, region, triples)
+        return len(pool) / (time.perf_counter() - began) / 1e9
 
 
 # ---- memory --------------------------------------------------------------------------------------
