@@ -57,6 +57,7 @@ from rpma.pool import (
     messages,
     served,
     session,
+    tasks,
 )
 
 pytestmark = pytest.mark.fabric
@@ -954,8 +955,8 @@ def test_more_clients_than_the_target_takes(fabric: Fabric, tmp_path: Path) -> N
 def test_a_client_that_asks_without_end_is_slowed_down(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "BURST", 20.0)
-    monkeypatch.setattr(session, "REQUESTS_PER_SECOND", 100.0)
+    monkeypatch.setattr(tasks, "BURST", 20.0)
+    monkeypatch.setattr(tasks, "REQUESTS_PER_SECOND", 100.0)
     with connect(target) as flooding, connect(target) as other:
         began = time.monotonic()
         for _ in range(20):

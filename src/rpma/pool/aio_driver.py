@@ -12,10 +12,11 @@ from rpma.constants import ConnectionEvent
 from rpma.errors import ForkedError, RpmaError, WaitTimeoutError, event_error
 from rpma.pool import logic
 from rpma.pool.channel import Channel
-from rpma.pool.datapath import DataPath, Waiter, again
+from rpma.pool.datapath import DataPath, again
 from rpma.pool.driver import seconds
 from rpma.pool.errors import TargetLost
 from rpma.pool.transfers import Cancelled
+from rpma.pool.waiting import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

@@ -26,6 +26,7 @@ from rpma.pool.errors import (
     StorageError,
     TargetLost,
 )
+from rpma.pool.waiting import SwapWaiter, Waiter
 from rpma.pool.wire import (
     ANSWER,
     ANSWER_ROOM,
@@ -76,58 +77,6 @@ _REFUSALS: dict[int, tuple[type[PoolError], str]] = {
     2: (StorageError, "the target's storage failed: what was written since may be lost"),
     3: (NotDurableError, "the pool is in DRAM: nothing can make it durable"),
 }
-
-
-class Waiter:
-    """Something that is not done yet.
-
-    Attributes:
-        done: whether it is.
-        error: why it failed, once it is done, or None.
-        callback: called when it becomes done, or None.
-    """
-
-    __slots__ = ("callback", "done", "error")
-
-    def __init__(self) -> None:
-        self.done = False
-        self.error: Exception | None = None
-        self.callback: Callable[[], object] | None = None
-
-    def finish(self, error: Exception | None = None) -> None:
-        """It is done, or has failed."""
-        if not self.done:
-            self.done, self.error = True, error
-            if self.callback is not None:
-                self.callback()
-
-    def also(self, callback: Callable[[], object]) -> None:
-        """Call this, too, when it becomes done; at once if it is."""
-        if self.done:
-            callback()
-            return
-        before = self.callback
-
-        def both() -> None:
-            if before is not None:
-                before()
-            callback()
-
-        self.callback = both
-
-
-class SwapWaiter(Waiter):
-    """A compare-and-swap that is not done yet.
-
-    Attributes:
-        found: what was there, once it is done.
-    """
-
-    __slots__ = ("found",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found = 0
 
 
 class Slot:

@@ -16,7 +16,7 @@ from rpma.errors import ClosedError, InvalidArgumentError
 from rpma.memory import RemoteMemoryRegion
 from rpma.pool import datapath, messages, transfers
 from rpma.pool.channel import Keys, new_nonce
-from rpma.pool.datapath import SEGMENT_SIZE, DataPath, InPlace, Waiter
+from rpma.pool.datapath import SEGMENT_SIZE, DataPath, InPlace
 from rpma.pool.durability import Persistency
 from rpma.pool.errors import (
     BY_WIRE_CODE,
@@ -31,6 +31,7 @@ from rpma.pool.header import MAX_SIZE, Attributes
 from rpma.pool.messages import PoolInfo
 from rpma.pool.sizes import parse_size
 from rpma.pool.store import check_name
+from rpma.pool.waiting import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from rpma._native import ffi, lib
 from rpma.constants import CompletionFlags
-from rpma.pool.datapath import NOTHING, SEGMENT_SIZE, Waiter, again
+from rpma.pool.datapath import NOTHING, SEGMENT_SIZE, again
 from rpma.pool.durability import Persistency
 from rpma.pool.transfers import give_back_when_done
+from rpma.pool.waiting import Waiter
 from rpma.pool.wire import REQUEST
 
 if TYPE_CHECKING:
@@ -76,13 +77,15 @@ class Quick:
 
     def write(self, offset: int, data: Any) -> bool:
         """Write; done when the target's memory has it."""
-        if not self._writes or type(data) not in _PLAIN or not self._fits(offset, len(data)):
+        if not self._writes or type(data) not in _PLAIN:
+            return False
+        length = len(data)
+        if not self._fits(offset, length):
             return False
         with self._lock:
-            slot = self._begin(len(data), 1)
+            slot = self._begin(length, 1, data)
             if slot is None:
                 return False
-            slot.view[: len(data)] = data
             path = self._path
             try:
                 ret = _write_next(
@@ -91,7 +94,7 @@ class Quick:
                     offset,
                     self._bounce,
                     slot.offset,
-                    len(data),
+                    length,
                     path.posted,
                     self._posted,
                     path.one,
@@ -103,10 +106,11 @@ class Quick:
 
     def read_into(self, offset: int, data: memoryview | bytearray) -> bool:
         """Fill `data`, which is of bytes, from `offset` on."""
-        if not self._fits(offset, len(data)):
+        length = len(data)
+        if not self._fits(offset, length):
             return False
         with self._lock:
-            slot = self._begin(len(data), 1)
+            slot = self._begin(length, 1, None)
             if slot is None:
                 return False
             path = self._path
@@ -117,7 +121,7 @@ class Quick:
                     slot.offset,
                     self._remote,
                     offset,
-                    len(data),
+                    length,
                     path.posted,
                     self._posted,
                     path.one,
@@ -136,10 +140,9 @@ class Quick:
             return False
         with self._lock:
             path = self._path
-            slot = self._begin(length, 2) if path.has_request_room() else None
+            slot = self._begin(length, 2, data) if path.has_request_room() else None
             if slot is None:
                 return False
-            slot.view[:length] = data
             durable = Waiter()
             at, sent = path.ask(durable, REQUEST, offset, length, self._number, 0)
             spares = path.spares_completion(length)
@@ -184,8 +187,8 @@ class Quick:
             and _getpid() == self._pid
         )
 
-    def _begin(self, length: int, requests: int) -> Slot | None:
-        """A slot, and the connection in order but for what is posted next; None: not now."""
+    def _begin(self, length: int, requests: int, data: Any) -> Slot | None:
+        """A slot that has the data, and room for so many requests, posted next; None: not now."""
         path = self._path
         if (
             path.torn
@@ -196,6 +199,12 @@ class Quick:
             return None
         path.torn = True
         slot = path.slot(length)
+        if slot is not None and data is not None:
+            try:
+                slot.view[:length] = data
+            except ValueError:  # another thread has made it longer or shorter
+                slot.give_back()
+                slot = None
         if slot is None:
             path.torn = False
             return None

@@ -7,8 +7,6 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
-import socket
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,7 @@ from rpma.pool.channel import Channel, Keys, new_nonce
 from rpma.pool.durability import Answering
 from rpma.pool.errors import AuthenticationError, PoolError, ProtocolError, TargetError
 from rpma.pool.metrics import total
+from rpma.pool.tasks import Pace, free_ports, readable, to_its_end
 from rpma.pool.wire import REQUEST_ROOM
 
 if TYPE_CHECKING:
@@ -47,27 +46,7 @@ DEPTH = 64
 MAX_OPEN = 256
 """How many pools one client may have open."""
 
-REQUESTS_PER_SECOND = 500.0
-BURST = 100.0
-"""A client that asks for more is read no faster than this."""
-
-_PORT_ATTEMPTS = 20
 _READ_SIZE = 64 << 10
-
-
-class _Pace:
-    """Lets so many requests through a second, after a burst."""
-
-    def __init__(self) -> None:
-        self._credit, self._when = BURST, time.monotonic()
-
-    async def step(self) -> None:
-        now = time.monotonic()
-        self._credit = min(BURST, self._credit + (now - self._when) * REQUESTS_PER_SECOND)
-        self._when = now
-        self._credit -= 1
-        if self._credit < 0:
-            await asyncio.sleep(-self._credit / REQUESTS_PER_SECOND)
 
 
 class Session:
@@ -128,7 +107,7 @@ class Session:
             why = "an error of the target"
             log.exception("%s: an error of the target", self.name)
         finally:
-            await _to_its_end(self._leave())
+            await to_its_end(self._leave())
             level = logging.INFO if self.is_in else logging.WARNING
             log.log(level, "%s (%s) has gone: %s", self.name, self._where, why)
 
@@ -211,7 +190,7 @@ class Session:
         return self._peer
 
     def _listen(self, peer: Peer, address: str) -> Endpoint:
-        for port in self._target.data_ports or _free_ports(address):
+        for port in self._target.data_ports or free_ports(address):
             try:
                 return peer.listen(address, port)
             except ProviderError as error:
@@ -228,7 +207,7 @@ class Session:
             cq_size=Answering.send_queue_size(DEPTH) + DEPTH,
         )
         while True:
-            await _readable(endpoint.fd, deadline, "make its data connection")
+            await readable(endpoint.fd, deadline, "make its data connection")
             try:
                 request = endpoint.next_conn_req(config, timeout=0)
             except WaitTimeoutError:
@@ -243,7 +222,7 @@ class Session:
 
     async def _established(self, connection: Connection, deadline: float) -> None:
         while True:
-            await _readable(connection.event_fd, deadline, "make its data connection")
+            await readable(connection.event_fd, deadline, "make its data connection")
             try:
                 event = connection.next_event(0)
             except WaitTimeoutError:
@@ -257,7 +236,7 @@ class Session:
     async def _converse(self) -> str:
         """Answer its requests; says why that ended."""
         assert self._answering is not None
-        ended = asyncio.ensure_future(_readable(self._answering.fd, None, "end"))
+        ended = asyncio.ensure_future(readable(self._answering.fd, None, "end"))
         requests = asyncio.ensure_future(self._answer_requests())
         try:
             await asyncio.wait({ended, requests}, return_when=asyncio.FIRST_COMPLETED)
@@ -272,7 +251,7 @@ class Session:
 
     async def _answer_requests(self) -> None:
         """Until it closes the channel."""
-        pace = _Pace()
+        pace = Pace()
         while True:
             try:
                 payload = await self._receive()
@@ -485,49 +464,3 @@ def _words(request: Any) -> str:
     name = getattr(request, "name", None)
     what = type(request).__name__.lower()
     return f"{what} {name!r}" if name is not None else what
-
-
-def _free_ports(address: str) -> list[int]:
-    """Port numbers that nothing on this machine listens on, at this moment."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    ports = []
-    with contextlib.ExitStack() as opened:
-        for _ in range(_PORT_ATTEMPTS):
-            probe = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            probe.bind((address, 0))
-            ports.append(int(probe.getsockname()[1]))
-    return ports
-
-
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Do it, even if this task is cancelled meanwhile."""
-    doing = asyncio.ensure_future(work)
-    while not doing.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(doing)
-    doing.result()
-
-
-async def _readable(fd: int, deadline: float | None, what: str) -> None:
-    """Wait until a file descriptor is readable.
-
-    Raises:
-        asyncio.TimeoutError: it was not in time.
-    """
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    copy = os.dup(fd)  # asyncio knows a descriptor by its number
-    loop.add_reader(copy, _done, ready)
-    try:
-        timeout = None if deadline is None else deadline - time.monotonic()
-        await asyncio.wait_for(ready, timeout)
-    except asyncio.TimeoutError:
-        raise TargetError(f"the client took too long to {what}") from None
-    finally:
-        loop.remove_reader(copy)
-        os.close(copy)
-
-
-def _done(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
