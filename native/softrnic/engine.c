@@ -368,13 +368,46 @@ pay(void)
 
 /* ---- waiting ---- */
 
+/*
+ * A device's own wait is a read(): being stopped and continued, or a handler with SA_RESTART, goes
+ * unnoticed there. Neither epoll_wait() nor poll() tells which signal it was; so whoever has no
+ * handler that interrupts is not interrupted.
+ */
+static bool
+is_interruptible(void)
+{
+	struct sigaction action;
+	for (int number = 1; number < NSIG; number++) {
+		bool is_fault = number == SIGSEGV || number == SIGBUS || number == SIGFPE ||
+				number == SIGILL || number == SIGTRAP;
+		if (!is_fault && !sigaction(number, NULL, &action) &&
+		    action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN &&
+		    !(action.sa_flags & SA_RESTART))
+			return true;
+	}
+	return false;
+}
+
+/* After a wait that has failed, whose errno stays. */
+static bool
+is_interrupted(void)
+{
+	int failure = errno;
+	bool is = failure != EINTR || is_interruptible();
+	errno = failure;
+	return is;
+}
+
 static int
 wait_plainly(int fd)
 {
 	struct pollfd pollfd = {.fd = fd, .events = POLLIN};
 	atomic_fetch_add(&other_waiters, 1);
 	/* Whom this waiter counts on may be asleep since another one was serving. */
-	int ret = poll(&pollfd, 1, -1);
+	int ret;
+	do
+		ret = poll(&pollfd, 1, -1);
+	while (ret < 0 && !is_interrupted());
 	atomic_fetch_sub(&other_waiters, 1);
 	return ret < 0 ? -1 : 0;
 }
@@ -397,7 +430,7 @@ engine_wait(int fd, bool (*is_done)(void *argument), void *argument)
 		if (!is_done(argument))
 			count = epoll_wait(engine.epfd, events, EVENTS_AT_ONCE, -1);
 		falls_asleep = false;
-	} while (handle(events, count) > 0);
+	} while (handle(events, count) > 0 || (count < 0 && !is_interrupted()));
 	is_serving_waiter = false;
 	int failure = errno;
 	atomic_store(&serving_waiter, 0);

@@ -215,8 +215,12 @@ def test_a_cancelled_call_leaves_memory_alone(what: str, target: Target) -> None
                 task = asyncio.ensure_future(calls[what]())
                 await asyncio.sleep(pause)
                 task.cancel()
-                with pytest.raises(asyncio.CancelledError):
+                try:
                     await task
+                except asyncio.CancelledError:
+                    pass
+                else:
+                    assert pause, "a call that has just begun is done"  # later it may have been
                 before, local = bytes(memory), array.local.copy()
                 await asyncio.sleep(0.02)
                 assert bytes(memory) == before

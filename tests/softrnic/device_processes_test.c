@@ -379,7 +379,7 @@ sleep_and_take(struct side *side, struct counts *counts)
 	struct ibv_cq *cq;
 	void *context;
 	while (ibv_get_cq_event(side->channel, &cq, &context))
-		MUST(errno == EINTR); /* stopped and continued, by a debugger for example */
+		MUST(errno == EINTR); /* some run-time library has handlers of its own */
 	ibv_ack_cq_events(cq, 1);
 	arm_and_take(side, cq, counts);
 }
@@ -481,6 +481,100 @@ test_a_stream_to_one_that_sleeps_beside_a_poller(void)
 
 /* ---- fork ---- */
 
+/* ---- signals while a thread sleeps for an event ---- */
+
+static _Atomic int signals_met;
+
+static void
+meet_signal(int number)
+{
+	(void)number;
+	atomic_fetch_add(&signals_met, 1);
+}
+
+/* Whoever stops and continues this process three times, then has it meet a signal. */
+static pid_t
+disturb(int number)
+{
+	pid_t child = fork();
+	MUST(child >= 0);
+	if (child)
+		return child;
+	for (int i = 0; i < 3; i++) {
+		nanosleep(&(struct timespec){0, 50000000}, NULL);
+		MUST(!kill(getppid(), SIGSTOP));
+		nanosleep(&(struct timespec){0, 50000000}, NULL);
+		MUST(!kill(getppid(), SIGCONT));
+	}
+	nanosleep(&(struct timespec){0, 50000000}, NULL);
+	MUST(!kill(getppid(), number));
+	_exit(0);
+}
+
+static void *
+post_late(void *opaque)
+{
+	struct side *side = opaque;
+	struct ibv_send_wr wr = wr_of(IBV_WR_SEND, 1, NULL, 0, NULL, 0);
+	nanosleep(&(struct timespec){0, 700000000}, NULL);
+	CHECK(post(side, &wr), 0);
+	return NULL;
+}
+
+/* Whether it was interrupted. */
+static bool
+sleep_for_event(struct side *side)
+{
+	struct ibv_cq *cq;
+	void *context;
+	MUST(!ibv_req_notify_cq(side->recv_cq, 0));
+	if (ibv_get_cq_event(side->channel, &cq, &context)) {
+		CHECK(errno, EINTR);
+		return true;
+	}
+	ibv_ack_cq_events(cq, 1);
+	return false;
+}
+
+static void
+sleep_through_signals(int flags, bool is_interrupted)
+{
+	struct both both;
+	both_init(&both, &(struct options){.with_channel = true});
+	struct sigaction action = {.sa_handler = meet_signal, .sa_flags = flags};
+	MUST(!sigaction(SIGUSR1, &action, NULL));
+	CHECK(post_receive(&both.b, 2, 0, 0), 0);
+	pthread_t poster;
+	sigset_t usr1;
+	sigemptyset(&usr1);
+	sigaddset(&usr1, SIGUSR1);
+	MUST(!pthread_sigmask(SIG_BLOCK, &usr1, NULL)); /* the signal is this thread's */
+	pid_t child = disturb(SIGUSR1);
+	MUST(!pthread_create(&poster, NULL, post_late, &both.a));
+	MUST(!pthread_sigmask(SIG_UNBLOCK, &usr1, NULL));
+	bool interrupted = sleep_for_event(&both.b);
+	while (interrupted && is_interrupted && !atomic_load(&signals_met)) /* by being stopped */
+		interrupted = sleep_for_event(&both.b);
+	CHECK(interrupted, is_interrupted);
+	CHECK(atomic_load(&signals_met), 1);
+	pthread_join(poster, NULL);
+	TAKE_THIS(both.b.recv_cq, 2, IBV_WC_SUCCESS);
+	check_child(child);
+	both_fini(&both);
+}
+
+static void
+test_a_sleeper_is_interrupted_by_a_handler(void)
+{
+	sleep_through_signals(0, true);
+}
+
+static void
+test_a_sleeper_sleeps_on_where_a_read_would(void)
+{
+	sleep_through_signals(SA_RESTART, false);
+}
+
 static void
 test_children_of_a_process_with_connections(void)
 {
@@ -546,6 +640,9 @@ test_children_of_a_process_with_connections(void)
 	close(fds[1]);
 }
 
+/* Becomes readable when both sides have met: until then an acknowledgement may be owed. */
+static int have_met[2];
+
 /* It dies while a child of its own lives on: its peer gets to know all the same. */
 static void
 serve_and_die(struct side *side, const struct remote *remote, int fd)
@@ -558,6 +655,7 @@ serve_and_die(struct side *side, const struct remote *remote, int fd)
 			pause();
 	}
 	write_int(fd, grandchild);
+	(void)read_int(have_met[0]);
 	raise(SIGKILL);
 }
 
@@ -568,10 +666,11 @@ test_a_peer_that_dies_while_its_child_lives(void)
 	struct side side;
 	struct remote remote;
 	int port, fds[2];
-	MUST(!pipe(fds));
+	MUST(!pipe(fds) && !pipe(have_met));
 	pid_t child = start_child(serve_and_die, fds[1], &port, &options);
 	meet(&side, port, &remote, &options);
 	CHECK(post_receive(&side, 1, 0, 8), 0);
+	write_int(have_met[1], 1);
 	pid_t grandchild = read_int(fds[0]);
 	TAKE_THIS(side.recv_cq, 1, IBV_WC_WR_FLUSH_ERR);
 	EXPECT(side.id, RDMA_CM_EVENT_DISCONNECTED, 0);
@@ -688,6 +787,8 @@ main(void)
 		test_a_stream_to_one_that_sleeps,
 		test_a_stream_to_one_that_is_late,
 		test_a_stream_to_one_that_sleeps_beside_a_poller,
+		test_a_sleeper_is_interrupted_by_a_handler,
+		test_a_sleeper_sleeps_on_where_a_read_would,
 		test_children_of_a_process_with_connections,
 		test_a_peer_that_dies_while_its_child_lives,
 		test_children_while_traffic_runs,
