@@ -487,7 +487,6 @@ def test_bench(target: Served, tmp_path: Path, volatile: bool) -> None:
     assert target.json("list", target.target)["pools"] == []
 
 
-@pytest.mark.slow_in_guest
 def test_bench_draws(target: Served, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     arguments = ["bench", target.target, "--sizes", "64", "--seconds", "0.02", "--json", "-"]

@@ -1013,7 +1013,6 @@ ANYTHING = st.recursive(
 )
 
 
-@pytest.mark.slow_in_guest
 @given(message=ANYTHING)
 @SOME_EXAMPLES
 def test_whatever_message_a_stranger_sends(target: Target, message: Any) -> None:

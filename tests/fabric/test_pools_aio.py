@@ -66,7 +66,6 @@ def test_bytes_come_back(target: Target, tmp_path: Path) -> None:
     run(test())
 
 
-@pytest.mark.slow_in_guest
 def test_many_tasks_share_a_client(target: Target) -> None:
     async def test() -> None:
         async with a_pool(target, 64 * 8192) as pool:
@@ -85,7 +84,6 @@ def test_many_tasks_share_a_client(target: Target) -> None:
     run(test())
 
 
-@pytest.mark.slow_in_guest
 def test_large_and_small_transfers_share_the_bounce_buffers(target: Target) -> None:
     async def test() -> None:
         data = [pattern(LONG, seed) for seed in range(4)]

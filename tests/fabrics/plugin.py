@@ -57,7 +57,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Choose the fabric, declare the marks; in the guest, record what happens."""
     config.addinivalue_line("markers", "fabric: needs an RDMA device")
     config.addinivalue_line("markers", "unit: needs no RDMA device (every test not marked fabric)")
-    config.addinivalue_line("markers", "slow_in_guest: takes an emulated machine too long")
     config.stash[_MODE] = _choose(config)
     if events := config.getoption("--fabric-events"):
         config.pluginmanager.register(
@@ -91,15 +90,6 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark what needs no device as `unit`, in time for -m."""
     if item.get_closest_marker("fabric") is None:
         item.add_marker("unit")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In the guest, leave out what would take it minutes."""
-    if not config.getoption("--fabric-events"):
-        return
-    for item in items:
-        if item.get_closest_marker("slow_in_guest"):
-            item.add_marker(pytest.mark.skip(reason="takes an emulated machine too long"))
 
 
 @pytest.fixture(scope="session")
