@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import gc
 import io
+import os
 import struct
 import textwrap
 import threading
@@ -13,6 +14,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -416,6 +418,49 @@ def test_a_file_that_is_too_short(client: Client, tmp_path: Path) -> None:
             pool.read_to(0, source, 10)
         pool.write(0, bytes(LONG))
         assert pool.read(timeout=SOON) == bytes(2 * LONG)
+
+
+@pytest.mark.parametrize("timeout", [None, SOON])
+def test_a_file_that_shrinks_while_it_is_written(
+    target: Target, tmp_path: Path, timeout: float | None
+) -> None:
+    (tmp_path / "in").write_bytes(bytes(8 * LONG))
+    client = connect(target)
+    pool = client.create_pool("long", 8 * LONG)
+
+    def progress(_done: int, _total: int) -> None:
+        os.truncate(tmp_path / "in", 4096)
+
+    with (
+        open(tmp_path / "in", "rb", buffering=0) as source,
+        pytest.raises((EOFError, OSError), match=r"ended after|became shorter"),
+    ):
+        pool.write_from(0, source, 8 * LONG, progress=progress, timeout=timeout)
+    with suppress(rpma.RpmaError):  # the connection may be lost with that
+        client.close()
+    wait_left(target)
+
+
+def test_a_file_that_is_no_file_of_the_system(client: Client) -> None:
+    data = pattern(LONG)
+    with client.create_pool("long", LONG) as pool:
+        pool.write_from(0, io.BytesIO(data), LONG)
+        assert pool.read() == data
+
+
+def test_a_file_is_let_go_of(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(pattern(LONG))
+    maps = Path("/proc/self/maps")
+    with client.create_pool("long", LONG) as pool, open(tmp_path / "in", "rb") as source:
+        pool.write_from(0, source, LONG)
+        assert str(tmp_path / "in") not in maps.read_text()
+        source.seek(0)
+        with pytest.raises(LookupError):
+            pool.write_from(0, source, LONG, progress=lambda *_: {}["none"])
+        source.seek(0)
+        pool.write_from(0, source, LONG)  # what was given up is out of the way
+        assert str(tmp_path / "in") not in maps.read_text()
+        assert pool.read() == pattern(LONG)
 
 
 def test_slices_are_those_of_bytes(pool: Pool) -> None:

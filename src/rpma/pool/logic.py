@@ -380,6 +380,15 @@ class PoolLogic:
         path = self.path
         yield from transfers.write_from(path, self.remote, at, count, fill, progress=progress)
 
+    def write_long(
+        self, offset: int, memory: InPlace, at: int, length: int, progress: Progress | None
+    ) -> Steps:
+        """Write from registered memory that nobody changes meanwhile."""
+        self._check(writes=True)
+        to, count = self.range(offset, length)
+        path = self.path
+        yield from transfers.write_long(path, self.remote, to, memory, at, count, progress)
+
     def read_to(
         self,
         offset: int,

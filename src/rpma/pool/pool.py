@@ -11,6 +11,7 @@ from rpma.errors import RpmaError
 from rpma.pool import logic
 from rpma.pool.arrays import Index, RegisteredArray
 from rpma.pool.datapath import SEGMENT_SIZE
+from rpma.pool.files import MappedFile, mapped
 from rpma.pool.opened import OpenedPool
 from rpma.pool.quick import Quick
 
@@ -181,7 +182,10 @@ class Pool(OpenedPool):
         timeout: float | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Write what comes from a file, which is read straight into the bounce buffers.
+        """Write what comes from a file, without copies beyond what the device needs.
+
+        On the soft RNIC a regular file goes from the page cache to the network; otherwise it is
+        read straight into the bounce buffers.
 
         Args:
             offset: where to, in bytes.
@@ -192,7 +196,15 @@ class Pool(OpenedPool):
 
         Raises:
             EOFError: the file has ended before; what came of it may have been written.
+            OSError: the file became shorter meanwhile; the connection may be lost with that.
         """
+        file = self._mapped(source, length)
+        if file is not None:
+            with file:
+                steps = self._logic.write_long(offset, file.memory, file.at, length, progress)
+                self._run(steps, timeout)
+            source.seek(file.end)
+            return
 
         def fill(at: int, view: memoryview) -> None:
             done = 0
@@ -203,6 +215,12 @@ class Pool(OpenedPool):
                 done += count
 
         self._run(self._logic.write_from(offset, length, fill, progress), timeout)
+
+    def _mapped(self, source: BinaryIO, length: int) -> MappedFile | None:
+        """The file's bytes in registered memory, where that can be, and nothing is wrong."""
+        if type(length) is not int or self._client._driver.is_lost or self._client.closed:
+            return None
+        return mapped(self._client._path.peer, source, length)
 
     def read_to(
         self,

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     Steps = Generator[Waiter, None, T]
 
 
+LONG_UNDER_WAY = 32
+"""How many requests of a long write are under way at a time."""
+
+
 class Cancelled(BaseException):
     """A driver throws it: nobody waits for the result any more.
 
@@ -288,6 +292,45 @@ def write_region(
         path.write(dst, offset + at, src.region, src_offset + at, count, waiter)
 
     return _in_place(path, src, length, post)
+
+
+def write_long(
+    path: DataPath,
+    dst: RemoteMemoryRegion,
+    offset: int,
+    src: InPlace,
+    src_offset: int,
+    total: int,
+    progress: Progress | None,
+) -> Steps[None]:
+    """Write much from registered memory, without a copy.
+
+    Raises:
+        TargetLost: with `acknowledged`.
+    """
+    pieces: deque[tuple[Waiter, int]] = deque()
+    begun = done = 0
+    try:
+        while done < total:
+            path.check()
+            if begun < total and path.has_room(1) and len(pieces) < LONG_UNDER_WAY:
+                count, waiter = min(SEGMENT_SIZE, total - begun), Waiter()
+                path.write(dst, offset + begun, src.region, src_offset + begun, count, waiter)
+                src.abandoned = waiter  # should this end early
+                pieces.append((waiter, count))
+                begun += count
+            elif pieces:
+                waiter, count = pieces.popleft()
+                yield from wait(waiter)
+                done += count
+                if progress is not None:
+                    progress(done, total)
+            else:  # others have all the room
+                yield from wait(path.room())
+        src.abandoned = None
+    except TargetLost as error:
+        error.acknowledged = done
+        raise
 
 
 def read_region(
