@@ -175,13 +175,12 @@ def many_writers(samples: Samples, address: str, pool: Pool, seconds: float) -> 
 def put_file(samples: Samples, address: str, pool: Pool, file: Path, memory: list[float]) -> None:
     """GB/s of a put, to its end durable: into a pool that is open, and with one made for it."""
     size = file.stat().st_size
-    kinds = "RssAnon", "RssShmem"  # bounce buffers are the latter
     with Client(address) as client, open(file, "rb", buffering=0) as source:
-        before = most = resident("self", *kinds)
+        before = most = own_memory(file)
 
         def moved(_done: int) -> None:
             nonlocal most
-            most = max(most, resident("self", *kinds))
+            most = max(most, own_memory(file))
 
         state, began = transfer.Put(size), time.perf_counter()
         new = {"room": size, "overwrite": False, "volatile": False}
@@ -218,10 +217,25 @@ def whole_pool_rate(pool: Pool) -> float:
 # ---- memory --------------------------------------------------------------------------------------
 
 
-def resident(pid: int | str, *kinds: str) -> int:
-    """A process's memory of some kinds, in KiB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.partition(":")[0] in kinds)
+def anonymous(pid: int) -> int:
+    """A process's anonymous memory, in KiB."""
+    (line,) = (
+        line
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("RssAnon:")
+    )
+    return int(line.split()[1])
+
+
+def own_memory(file: Path) -> int:
+    """What this process has in memory, in KiB, but for the file's pages in the page cache."""
+    total, counts = 0, True
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.startswith("Rss:"):
+            total += int(line.split()[1]) if counts else 0
+        elif "-" in line.split()[0]:
+            counts = not line.endswith(str(file))
+    return total
 
 
 def memory_per_client(pid: int, address: str) -> float:
@@ -235,10 +249,10 @@ def memory_per_client(pid: int, address: str) -> float:
     with ExitStack() as stack:
         for _ in range(8):  # what the first few bring into being is the target's own
             come_in(stack)
-        before = resident(pid, "RssAnon")
+        before = anonymous(pid)
         for _ in range(CLIENTS):
             come_in(stack)
-        return (resident(pid, "RssAnon") - before) / CLIENTS
+        return (anonymous(pid) - before) / CLIENTS
 
 
 # ---- all of it -----------------------------------------------------------------------------------
