@@ -7,8 +7,9 @@
 
 /*
  * Behind so many requests under way a few more small ones are gathered before they go out, so that
- * a system call carries several. What ends that is their number, the arrival of an acknowledgement,
- * the program's waiting for completions, or a moment's passing.
+ * a system call carries several; and so is a Write that leaves no completion with what follows it.
+ * What ends that is their number, the arrival of an acknowledgement, the program's waiting for
+ * completions, or a moment's passing.
  */
 #define GATHER_BEHIND 8
 #define GATHER_MAX (OUT_RING / 2)
@@ -126,15 +127,26 @@ set(struct qp *qp, struct request *request, const struct ibv_send_wr *wr)
 	return ret ? ret : request_check(qp, request);
 }
 
+/* Whether who posts this is about to post more: nothing would tell that it is done. */
+static bool
+is_followed(const struct qp *qp, const struct request *request)
+{
+	return request->opcode == IBV_WR_RDMA_WRITE && !(request->flags & IBV_SEND_SIGNALED) &&
+	       !qp->init.sq_sig_all;
+}
+
 /* With tx.lock, something having been posted. */
 static bool
 gathers(struct qp *qp)
 {
 	struct sender *tx = &qp->tx;
-	if (tx->next - tx->head < GATHER_BEHIND || tx->tail - tx->next >= GATHER_MAX)
+	const struct request *last = &tx->requests[(tx->tail - 1) & tx->mask];
+	if (tx->tail == tx->next || tx->tail - tx->next >= GATHER_MAX)
+		return false;
+	if (tx->next - tx->head < GATHER_BEHIND && !is_followed(qp, last))
 		return false;
 	if (!atomic_load_explicit(&tx->gathers, memory_order_relaxed)) {
-		bool is_large = tx->requests[(tx->tail - 1) & tx->mask].length > GATHER_BYTES;
+		bool is_large = last->length > GATHER_BYTES;
 		if (!tx->acks && (is_large || !cq_is_direct(qp->init.send_cq) || !owed_add(qp)))
 			return false;
 		atomic_store_explicit(&tx->gathers, true, memory_order_relaxed);
