@@ -505,6 +505,7 @@ req_notify_cq(struct ibv_cq *ibv_cq, int solicited_only)
 		sender_end_gathering(qps[i]);
 		qp_release(qps[i]);
 	}
+	engine_armed();
 	return 0;
 }
 

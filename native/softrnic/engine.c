@@ -21,8 +21,12 @@
 #define POLLED_NS 200000
 /* Whether it will see by itself what has come for it, and perhaps answer at once. */
 #define ATTENTIVE_NS 20000000
-/* How long the progress thread steps aside at a time, and how often a poller polls in that. */
+/*
+ * How long the progress thread steps aside at a time for who waits, or for who polls, and how often
+ * one polls in that: to look in between takes the poller's processor away from it.
+ */
 #define ASIDE_NS 200000
+#define ASIDE_POLLING_NS 400000
 #define ASIDE_POLLS 8
 /* The same when a poller was met at the very socket. */
 #define STEP_BACK_NS 50000
@@ -69,6 +73,8 @@ static _Atomic unsigned forks_at_start;
 
 static _Atomic int64_t last_polled;
 static _Atomic unsigned polls;
+static _Atomic bool is_polling; /* until a thread is about to sleep */
+static _Atomic bool is_aside;   /* the progress thread leaves all to who polls */
 static _Atomic int serving_waiter;
 static _Atomic unsigned other_waiters;
 static _Atomic unsigned waits_ended;
@@ -300,6 +306,15 @@ engine_polled(void)
 {
 	atomic_store_explicit(&last_polled, engine_now(), memory_order_relaxed);
 	atomic_fetch_add_explicit(&polls, 1, memory_order_relaxed);
+	atomic_store_explicit(&is_polling, true, memory_order_relaxed);
+}
+
+void
+engine_armed(void)
+{
+	atomic_store(&is_polling, false);
+	if (atomic_load(&is_aside))
+		wake_progress();
 }
 
 static int64_t
@@ -449,11 +464,13 @@ engine_kick(void)
 
 /* ---- the progress thread ---- */
 
-static void
+/* Returns whether it was that long: false if it was woken. */
+static bool
 sleep_at_most(int64_t ns, uint32_t expected)
 {
 	struct timespec timeout = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
-	syscall(SYS_futex, &wakes, FUTEX_WAIT_PRIVATE, expected, &timeout, NULL, 0);
+	return syscall(SYS_futex, &wakes, FUTEX_WAIT_PRIVATE, expected, &timeout, NULL, 0) < 0 &&
+	       errno == ETIMEDOUT;
 }
 
 /* Step aside while the program's own threads serve. Returns whether they did. */
@@ -504,9 +521,13 @@ step_aside(void)
 	if (since_polled() >= POLLED_NS || engine_now() < distrusts_until)
 		return false;
 	unsigned before = atomic_load_explicit(&polls, memory_order_relaxed);
-	sleep_at_most(ASIDE_NS, woken);
+	atomic_store(&is_aside, true);
+	bool is_whole = atomic_load(&is_polling) && sleep_at_most(ASIDE_POLLING_NS, woken);
+	atomic_store(&is_aside, false);
 	if (atomic_load(&serving_waiter))
 		return true;
+	if (!is_whole)
+		return atomic_load(&is_polling);
 	if (atomic_load_explicit(&polls, memory_order_relaxed) - before < ASIDE_POLLS) {
 		distrusts_until = engine_now() + DISTRUST_NS;
 		return false;

@@ -59,6 +59,8 @@ int engine_usable(void);
 int engine_poll(void);
 /* The program polls, here and now: the progress thread leaves the sockets to it for a while. */
 void engine_polled(void);
+/* A thread is about to sleep until there is a completion, though it may have polled until now. */
+void engine_armed(void);
 /* Whether the program has polled lately, and so may answer soon to what has come for it. */
 bool engine_is_attended(void);
 /*
