@@ -9,7 +9,7 @@
 #include <time.h>
 
 /* Polling begins with so much, and is given up where waits take longer than so much. */
-#define POLLING_MIN_NS (20 * 1000LL)
+#define POLLING_MIN_NS (50 * 1000LL)
 #define POLLING_MAX_NS (500 * 1000LL)
 
 int64_t
