@@ -34,6 +34,23 @@ rpmapy_read_next(struct rpmapy_conn *conn, struct rpmapy_local *dst, size_t dst_
 	return rpmapy_cq_next_wc(&conn->cq, RPMAPY_FOREVER, wc);
 }
 
+/* Does not wait. The last write leaves a completion, for all of them. */
+int
+rpmapy_write_many(struct rpmapy_conn *conn, struct rpmapy_remote *dst, struct rpmapy_local *src,
+		  const struct rpmapy_segment *segments, size_t count, uint64_t wr_id, int *posted)
+{
+	for (size_t i = 0; i < count; i++) {
+		int flags = i + 1 < count ? RPMA_F_COMPLETION_ON_ERROR : RPMA_F_COMPLETION_ALWAYS;
+		int ret = rpmapy_write(conn, dst, segments[i].dst_offset, src,
+				       segments[i].src_offset, segments[i].length, flags,
+				       wr_id + i);
+		if (ret)
+			return ret;
+		*posted = (int)i + 1;
+	}
+	return 0;
+}
+
 /*
  * The message has the wr_id after the write's. An answer to it is a completion in any case; with
  * `flags` it leaves one itself, which retires both.

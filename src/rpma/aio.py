@@ -26,6 +26,7 @@ from rpma.pool.aio_driver import AsyncDriver
 from rpma.pool.arrays import Index, RegisteredArray
 from rpma.pool.client import CONNECT_TIMEOUT, DEFAULT_BOUNCE_SIZE, bounce_size_of
 from rpma.pool.opened import OpenedPool
+from rpma.pool.outbox import Outbox
 from rpma.pool.pool import LEAVE_TIMEOUT
 
 if TYPE_CHECKING:
@@ -217,6 +218,7 @@ class Pool(OpenedPool, _Closing):
         self._client = client
         self._run = client._driver.run
         self._wait = client._driver.wait
+        self._outbox = Outbox(pool, client._driver.loop)
         self._owns_client = False
         self._arrays: list[PoolArray] = []
 
@@ -258,9 +260,9 @@ class Pool(OpenedPool, _Closing):
     ) -> None:
         """Write; done when the target's memory has the data, which is not yet durable."""
         if timeout is None and progress is None:
-            waiter = self._logic.post_small(offset, data)
-            if waiter is not None:
-                await self._wait(waiter)
+            written = self._outbox.write(offset, data)
+            if written is not None:
+                await written
                 return
         await self._run(self._logic.write(offset, data, progress), timeout)
 

@@ -328,3 +328,66 @@ def test_small_writes_that_are_given_up_arrive(target: Target) -> None:
                 await asyncio.gather(*(pool.write(n * 4096, sent) for n in range(64)))
 
     run(test())
+
+
+def test_calls_are_executed_in_their_order(target: Target) -> None:
+    async def test() -> None:
+        async with a_pool(target, 20 * 4096) as pool:
+            for turn in range(20):  # some of the writes are posted by what comes after them
+                data = pattern(4096, turn)
+                calls = [pool.write(n * 4096, data) for n in range(20)]
+                *_, found = await asyncio.gather(*calls, pool.read())
+                assert found == 20 * data
+
+    run(test())
+
+
+def test_small_writes_to_many_pools_arrive_in_theirs(target: Target) -> None:
+    async def test() -> None:
+        async with aio.connect(target.address, token=TOKEN) as client:
+            pools = [await client.create_pool(f"pool{n}", 64 * 4096) for n in range(3)]
+
+            async def write(number: int) -> None:
+                for at in range(64):
+                    await pools[(number + at) % 3].write(4096 * number, pattern(4096, number + at))
+
+            await asyncio.gather(*(write(number) for number in range(64)))
+            for number in range(64):
+                for at in range(61, 64):
+                    found = await pools[(number + at) % 3].read(4096 * number, 4096)
+                    assert found == pattern(4096, number + at)
+
+    run(test())
+
+
+def test_a_pool_that_is_closed_has_what_was_written_in_the_same_turn(
+    target: Target, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        pool = await a_pool(target, 64 * 4096)
+        tasks = [asyncio.create_task(pool.write(n * 4096, b"\1" * 4096)) for n in range(64)]
+        await asyncio.sleep(0)
+        await pool.close()
+        await asyncio.gather(*tasks)
+        assert stored(tmp_path)[: 64 * 4096] == b"\1" * (64 * 4096)
+
+    run(test())
+
+
+def test_small_writes_fail_with_the_target(fabric: Fabric, tmp_path: Path) -> None:
+    async def test() -> None:
+        with process(fabric, tmp_path) as target:
+            pool = await aio.create_pool(target.address, "pool", MIB, token=TOKEN, timeout=SOON)
+
+            async def write(number: int) -> None:
+                while True:
+                    await pool.write(number * 4096, bytes(4096))
+
+            tasks = [asyncio.ensure_future(write(number)) for number in range(64)]
+            await asyncio.sleep(0.05)
+            target.kill()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            assert {type(error) for error in ended} == {TargetLost}
+            await pool.close()
+
+    run(test())

@@ -39,6 +39,9 @@ int rpmapy_write_send_next(struct rpmapy_conn *conn, struct rpmapy_remote *dst, 
 			   struct rpmapy_local *src, size_t src_offset, size_t length,
 			   struct rpmapy_local *messages, size_t at, size_t size, int flags,
 			   uint64_t wr_id, int *posted, struct rpmapy_wc *wc);
+int rpmapy_write_many(struct rpmapy_conn *conn, struct rpmapy_remote *dst, struct rpmapy_local *src,
+		      const struct rpmapy_segment *segments, size_t count, uint64_t wr_id,
+		      int *posted);
 
 /* ---- responder.c ---- */
 

@@ -12,11 +12,11 @@ from rpma.constants import ConnectionEvent
 from rpma.errors import ForkedError, RpmaError, WaitTimeoutError, event_error
 from rpma.pool import logic
 from rpma.pool.channel import Channel
-from rpma.pool.datapath import DataPath, again
+from rpma.pool.datapath import DataPath
 from rpma.pool.driver import seconds
 from rpma.pool.errors import TargetLost
 from rpma.pool.transfers import Cancelled
-from rpma.pool.waiting import Waiter
+from rpma.pool.waiting import Waiter, again
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -28,11 +28,16 @@ _COMPLETIONS = 64
 
 
 class AsyncDriver:
-    """Runs the steps of the logic in the event loop that it was made in."""
+    """Runs the steps of the logic in the event loop that it was made in.
+
+    Attributes:
+        path: the data connection, once there is one.
+        loop: the event loop.
+    """
 
     def __init__(self) -> None:
         self.path: DataPath | None = None
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._channel = Channel()
         self._exchanging = asyncio.Lock()
         self._reader: asyncio.StreamReader | None = None
@@ -48,7 +53,7 @@ class AsyncDriver:
         A task that is cancelled meanwhile takes note of that when the network is done with the
         memory of the program: at once, but for arrays in registered memory.
         """
-        deadline = None if timeout is None else self._loop.time() + seconds(timeout)
+        deadline = None if timeout is None else self.loop.time() + seconds(timeout)
         cancelled: asyncio.CancelledError | None = None
         try:
             need = next(steps)
@@ -72,7 +77,7 @@ class AsyncDriver:
 
     async def wait(self, waiter: Waiter) -> None:
         """Wait for something that goes on by itself, whether the task is cancelled or not."""
-        future: asyncio.Future[None] = self._loop.create_future()
+        future: asyncio.Future[None] = self.loop.create_future()
         waiter.also(lambda: _settle(future))
         await future
         if waiter.error is not None:
@@ -83,7 +88,7 @@ class AsyncDriver:
 
         So that the control channel stays in step. `undo` is called with what comes of them then.
         """
-        task = self._loop.create_task(self.run(steps, timeout))
+        task = self.loop.create_task(self.run(steps, timeout))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -92,7 +97,7 @@ class AsyncDriver:
 
     def later(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Do it when there is time, whatever comes of it."""
-        task = self._loop.create_task(coroutine)
+        task = self.loop.create_task(coroutine)
         self._later.add(task)
         task.add_done_callback(self._done_later)
 
@@ -112,7 +117,7 @@ class AsyncDriver:
             await self._done(need, deadline)
             return None
         if isinstance(need, logic.Run):
-            return await self._loop.run_in_executor(None, need.function)
+            return await self.loop.run_in_executor(None, need.function)
         if isinstance(need, logic.Secure):
             self._channel.secure(key_in=need.keys.to_client, key_out=need.keys.to_target)
             return None
@@ -124,10 +129,10 @@ class AsyncDriver:
     async def _done(self, waiter: Waiter, deadline: float | None) -> None:
         if waiter.done:
             return
-        future: asyncio.Future[None] = self._loop.create_future()
+        future: asyncio.Future[None] = self.loop.create_future()
         timer = None
         if deadline is not None:
-            timer = self._loop.call_at(deadline, _settle, future)
+            timer = self.loop.call_at(deadline, _settle, future)
         waiter.callback = lambda: _settle(future)
         try:
             await future
@@ -140,7 +145,7 @@ class AsyncDriver:
 
     async def _talk(self, need: Any, deadline: float | None) -> Any:
         try:
-            timeout = None if deadline is None else deadline - self._loop.time()
+            timeout = None if deadline is None else deadline - self.loop.time()
             return await asyncio.wait_for(self._talk_on(need), timeout)
         except asyncio.TimeoutError:
             error: Exception = WaitTimeoutError("the target did not reply in time")
@@ -198,7 +203,7 @@ class AsyncDriver:
         for fd, ready in ((connection.cq.fd, self._completed), (connection.event_fd, self._event)):
             copy = os.dup(fd)  # asyncio knows a descriptor by its number
             self._watched.append(copy)
-            self._loop.add_reader(copy, ready)
+            self.loop.add_reader(copy, ready)
 
     def _completed(self) -> None:
         path = self.path
@@ -238,8 +243,8 @@ class AsyncDriver:
 
     def _unwatch(self) -> None:
         for fd in self._watched:
-            if not self._loop.is_closed():
-                self._loop.remove_reader(fd)
+            if not self.loop.is_closed():
+                self.loop.remove_reader(fd)
             os.close(fd)
         self._watched.clear()
 
@@ -252,7 +257,7 @@ class AsyncDriver:
     def close(self) -> None:
         """Let go of all; calls that are under way fail."""
         self._unwatch()
-        if self._writer is not None and not self._loop.is_closed():
+        if self._writer is not None and not self.loop.is_closed():
             self._writer.close()
         if self.path is not None and os.getpid() == self._pid:
             self.path.lose(RpmaError("the client was closed"))

@@ -7,17 +7,14 @@ Nothing here waits. Requests are posted, each with a `Waiter`; work completions 
 
 from __future__ import annotations
 
-import copy
+from array import array
 from collections import deque
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from rpma import allocation
+from rpma._native import ffi, lib
 from rpma.completion import completion_of, fields_of, room_for_one
-from rpma.config import ConnectionConfig
-from rpma.constants import CompletionFlags, FlushType, Usage, WcStatus
-from rpma.errors import RpmaError, completion_error
-from rpma.peer import Peer, PeerConfig
+from rpma.constants import CompletionFlags, FlushType, WcStatus
+from rpma.errors import RpmaError, completion_error, error_for
 from rpma.pool.errors import (
     NotDurableError,
     PoolAccessError,
@@ -26,7 +23,7 @@ from rpma.pool.errors import (
     StorageError,
     TargetLost,
 )
-from rpma.pool.waiting import SwapWaiter, Waiter
+from rpma.pool.waiting import Batch, SwapWaiter, Waiter, again
 from rpma.pool.wire import (
     ANSWER,
     ANSWER_ROOM,
@@ -43,7 +40,7 @@ if TYPE_CHECKING:
     from rpma.completion import Fields
     from rpma.connection import Connection
     from rpma.memory import MemoryRegion, RemoteMemoryRegion
-    from rpma.pool.messages import Session
+    from rpma.peer import Peer
     from rpma.pool.ssh import SshTarget
 
 SEGMENT_SIZE = 256 << 10
@@ -63,11 +60,17 @@ UNSIGNALLED_MOST = 14
 NOTHING = (1 << 64) - 1
 """In the wr_id of a room for a completion that has none."""
 
+RECEIVE = 1 << 62
+"""In the wr_id of a receive, with the number of its buffer."""
+
 _INTERRUPTED = "a signal handler raised in the middle of a request: close the client, connect again"
-_RECEIVE = 1 << 62  # in the wr_id of a receive, with the number of its buffer
 _ALWAYS = CompletionFlags.ALWAYS
 _ON_ERROR = CompletionFlags.ON_ERROR
 _SUCCESS = int(WcStatus.SUCCESS)
+_SEGMENTS = "struct rpmapy_segment[]"
+
+# The data path looks this up once.
+_write_many = lib.rpmapy_write_many
 
 _REFUSALS: dict[int, tuple[type[PoolError], str]] = {
     1: (
@@ -123,10 +126,13 @@ class DataPath:
         started: a target that lives as long as this connection, or None.
         posted: how many requests were; the next one has this wr_id.
         retired: how many of them are done.
-        under_way: who waits for each of the others, or None, in their order.
+        under_way: who waits for which of the others, in their order.
+        small: slots for up to SMALL_SIZE bytes that are free.
         one: room for the completion that is next.
         unsignalled: how many of the last ones leave no completion: they wait for another's.
         torn: whether something is done that must not be interrupted, or was.
+        held: writes that wait for others, to be posted with them, or None.
+        holding: how many.
     """
 
     def __init__(
@@ -138,7 +144,7 @@ class DataPath:
         depth: int,
         target: str,
     ) -> None:
-        """Made by `connect`."""
+        """Made by `rpma.pool.dialing`."""
         self.peer = peer
         self.connection = connection
         self.bounce = bounce
@@ -148,24 +154,27 @@ class DataPath:
         self._message_view = messages.view
         self._target = target
         self.torn = False
+        self.held: Batch | None = None
+        self.holding = 0
+        self._many_posted = ffi.new("int *")
         self.one = room_for_one()
         self.one.wr_id = NOTHING
         self.posted = 0
         self.retired = 0
         self.unsignalled = 0
         self._signal_each = SEND_QUEUE_SIZE // 4
-        self.under_way: deque[Waiter | None] = deque()
+        self.under_way: deque[tuple[int, Waiter]] = deque()
         self._next_id = 0
         self._answers: dict[int, tuple[Waiter, int, Waiter]] = {}
         self._requests_free = list(range(depth))
         self._answers_at = depth * REQUEST_ROOM
         self._room: list[Waiter] = []
         self._view = bounce.view
-        self._small: list[Slot] = []
+        self.small: list[Slot] = []
         self._large: list[Slot] = []
         border = len(bounce) // 8 // SEGMENT_SIZE * SEGMENT_SIZE or SEGMENT_SIZE
         for home, size, begin, end in (
-            (self._small, SMALL_SIZE, 0, border),
+            (self.small, SMALL_SIZE, 0, border),
             (self._large, SEGMENT_SIZE, border, len(bounce)),
         ):
             for offset in range(begin, end - size + 1, size):
@@ -186,13 +195,13 @@ class DataPath:
 
     def slot(self, length: int) -> Slot | None:
         """A slot for up to `length` bytes, perhaps for fewer; None: none is free."""
-        if length <= SMALL_SIZE and self._small:
-            return self._small.pop()
+        if length <= SMALL_SIZE and self.small:
+            return self.small.pop()
         return self._large.pop() if self._large else None
 
     def has_room(self, requests: int) -> bool:
         """Whether so many requests can be posted."""
-        return self.posted - self.retired + requests <= SEND_QUEUE_SIZE
+        return self.posted - self.retired + self.holding + requests <= SEND_QUEUE_SIZE
 
     def has_request_room(self) -> bool:
         """Whether a flush request can be sent."""
@@ -229,9 +238,40 @@ class DataPath:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way that somebody waits for."""
-        return not self._answers and all(waiter is None for waiter in self.under_way)
+        return not self._answers and not self.under_way and self.held is None
 
     # ---- posting: after a look for room ----------------------------------------------------------
+
+    def hold(self, dst: RemoteMemoryRegion) -> Batch:
+        """Begin with a batch: what is held for another memory is posted."""
+        self.post_held()
+        self.held = batch = Batch(dst, self.small)
+        return batch
+
+    def post_held(self) -> None:
+        """Post the writes that are held back, if there are any."""
+        batch = self.held
+        if batch is None:
+            return
+        self.torn = True
+        self.held, self.holding = None, 0
+        count, posted = len(batch.slots), self._many_posted
+        posted[0] = 0
+        ret = _write_many(
+            self.connection._h,
+            batch.dst._h,
+            self.bounce._h,
+            ffi.from_buffer(_SEGMENTS, array("Q", batch.segments)),
+            count,
+            self.posted,
+            posted,
+        )
+        self.posted += posted[0]
+        self.unsignalled = 0
+        self.under_way.append((self.posted - 1, batch))
+        self.torn = False
+        if ret:
+            self.lose(error_for(ret, "post writes"))
 
     def write(
         self,
@@ -295,6 +335,7 @@ class DataPath:
     def _request(
         self, waiter: Waiter, form: struct.Struct, offset: int, length: int, *fields: int
     ) -> Waiter:
+        self._post_held_first()
         self.torn = True
         flags = _ON_ERROR if self.spares_completion(length) else _ALWAYS
         at, sent = self.ask(waiter, form, offset, length, *fields)
@@ -341,6 +382,7 @@ class DataPath:
         post: Callable[..., None],
         *arguments: object,
     ) -> None:
+        self._post_held_first()
         # A signal handler may raise at any moment: then nobody knows how far this came.
         self.torn = True
         try:
@@ -348,10 +390,17 @@ class DataPath:
         except RpmaError:
             self.torn = False
             raise
-        self.posted += 1
         self.unsignalled = 0 if flags is _ALWAYS else self.unsignalled + 1
-        self.under_way.append(waiter)
+        if waiter is not None:
+            self.under_way.append((self.posted, waiter))
+        self.posted += 1
         self.torn = False
+
+    def _post_held_first(self) -> None:
+        # Requests are executed in the order of the calls: a flush is for all writes before it.
+        if self.held is not None:
+            self.post_held()
+            self.check()
 
     # ---- completions -----------------------------------------------------------------------------
 
@@ -382,7 +431,7 @@ class DataPath:
         wr_id, status, _, _, byte_len, _, _, _ = fields
         if status != _SUCCESS:
             self._fail(fields)
-        elif wr_id & _RECEIVE:
+        elif wr_id & RECEIVE:
             self._answered(wr_id, byte_len)
         else:
             self.retire(wr_id)
@@ -391,14 +440,13 @@ class DataPath:
 
     def retire(self, number: int) -> None:
         """A request is done, and, since a send queue completes in order, all before it."""
-        while self.retired <= number and self.under_way:
-            self.retired += 1
-            waiter = self.under_way.popleft()
-            if waiter is not None:
-                waiter.finish()
+        under_way = self.under_way
+        self.retired = max(self.retired, number + 1)
+        while under_way and under_way[0][0] <= number:
+            under_way.popleft()[1].finish()
 
     def _answered(self, wr_id: int, byte_len: int) -> None:
-        at = self._answers_at + (wr_id & ~_RECEIVE) * ANSWER_ROOM
+        at = self._answers_at + (wr_id & ~RECEIVE) * ANSWER_ROOM
         identity, status, reserved = ANSWER.unpack_from(self._message_view, at)
         waiter, place, sent = self._answers.pop(identity, (None, -1, None))
         size = SWAP_ANSWER.size if isinstance(waiter, SwapWaiter) else ANSWER.size
@@ -421,7 +469,7 @@ class DataPath:
         wc = completion_of(fields)
         cause = completion_error(wc, "a request to the target")
         error = TargetLost(f"the connection to {self._target} is lost: {cause}")
-        if not wc.wr_id & _RECEIVE and self.broken is None:
+        if not wc.wr_id & RECEIVE and self.broken is None:
             self.retire(wc.wr_id - 1)
         self._break(error)
 
@@ -432,9 +480,12 @@ class DataPath:
     def _break(self, error: Exception) -> None:
         if self.broken is None:
             self.broken = error
-        waiters = [waiter for waiter in self.under_way if waiter is not None]
+        waiters = [waiter for _, waiter in self.under_way]
         waiters += [waiter for waiter, _, _ in self._answers.values()]
         waiters += self._room
+        if self.held is not None:
+            waiters.append(self.held)
+            self.held, self.holding = None, 0
         self.under_way.clear()
         self._answers.clear()
         self._room = []
@@ -448,7 +499,7 @@ class DataPath:
         if self.broken is None:
             self.broken = ProtocolError("the connection to the target is closed")
         self.connection.close()
-        for slot in (*self._small, *self._large):
+        for slot in (*self.small, *self._large):
             slot.view.release()
         self._view.release()
         self._message_view.release()
@@ -457,48 +508,3 @@ class DataPath:
         self.peer.close()
         if self.started is not None:
             self.started.close()
-
-
-def again(error: Exception) -> Exception:
-    """The error, to be raised once more: it must not gather the tracebacks of all who meet it."""
-    return copy.copy(error)
-
-
-def connect(
-    host: str, session: Session, ticket: bytes, bounce_size: int, timeout: float | None
-) -> DataPath:
-    """Make the data connection of a session.
-
-    Args:
-        host: where the target is, as the client came to it.
-        session: what the target said of it.
-        ticket: what lets this connection in.
-        bounce_size: how many bytes of bounce buffers, in bytes.
-        timeout: in seconds.
-
-    Raises:
-        ConnectionEventError: the target does not let it in, or is not there.
-        NoDeviceError: no RDMA device leads there.
-    """
-    depth = session.depth
-    where = session.host or host
-    config = ConnectionConfig(
-        sq_size=SEND_QUEUE_SIZE, rq_size=depth, cq_size=SEND_QUEUE_SIZE + depth
-    )
-    with ExitStack() as undo:
-        peer = undo.enter_context(Peer.for_address(where, remote=True))
-        memory = allocation.anonymous(bounce_size)
-        bounce = undo.enter_context(peer.register(memory, Usage.WRITE_SRC | Usage.READ_DST))
-        memory = allocation.anonymous(depth * (REQUEST_ROOM + ANSWER_ROOM))
-        messages = undo.enter_context(peer.register(memory, Usage.SEND | Usage.RECV))
-        with peer.request(where, session.port, config) as request:
-            for number in range(depth):
-                at = depth * REQUEST_ROOM + number * ANSWER_ROOM
-                request.recv(messages, at, ANSWER_ROOM, wr_id=_RECEIVE | number)
-            connection = undo.enter_context(request.connect(ticket))
-        connection.wait_established(timeout)
-        connection.apply_remote_peer_config(PeerConfig.from_descriptor(session.peer_config))
-        target = f"{where}:{session.port}"
-        path = DataPath(peer, connection, bounce, messages, depth, target)
-        undo.pop_all()
-    return path

@@ -13,9 +13,9 @@ from rpma._object import deadline_after
 from rpma.errors import ForkedError, WaitTimeoutError
 from rpma.pool import logic
 from rpma.pool.channel import Channel
-from rpma.pool.datapath import DataPath, again
+from rpma.pool.datapath import DataPath
 from rpma.pool.errors import TargetLost
-from rpma.pool.waiting import Waiter
+from rpma.pool.waiting import Waiter, again
 
 if TYPE_CHECKING:
     from rpma.pool.address import TargetAddress

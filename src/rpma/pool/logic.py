@@ -14,7 +14,7 @@ from rpma._object import integer
 from rpma.constants import ATOMIC_WRITE_ALIGNMENT, FlushType
 from rpma.errors import ClosedError, InvalidArgumentError
 from rpma.memory import RemoteMemoryRegion
-from rpma.pool import datapath, messages, transfers
+from rpma.pool import dialing, messages, transfers
 from rpma.pool.channel import Keys, new_nonce
 from rpma.pool.datapath import SEGMENT_SIZE, DataPath, InPlace
 from rpma.pool.durability import Persistency
@@ -131,7 +131,7 @@ def _come_in(
     yield Secure(keys)
     session = _reply((yield Receive()), messages.Session)
     path: DataPath = yield Run(
-        partial(datapath.connect, address.host, session, keys.ticket, bounce_size, timeout)
+        partial(dialing.connect, address.host, session, keys.ticket, bounce_size, timeout)
     )
     try:
         _reply((yield Receive()), messages.Ready)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from rpma._native import ffi, lib
 from rpma.constants import CompletionFlags
-from rpma.pool.datapath import NOTHING, SEGMENT_SIZE, again
+from rpma.pool.datapath import NOTHING, SEGMENT_SIZE
 from rpma.pool.durability import Persistency
 from rpma.pool.transfers import give_back_when_done
-from rpma.pool.waiting import Waiter
+from rpma.pool.waiting import Waiter, again
 from rpma.pool.wire import REQUEST
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ class Quick:
         waiter = last if last is not None and is_whole else Waiter()
         if count:
             path.posted += count
-            path.under_way += [None] * (count - 1) + [waiter]
+            path.under_way.append((path.posted - 1, waiter))
             path.unsignalled = path.unsignalled + count if spares or not is_whole else 0
         else:
             waiter.done = True

@@ -15,9 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from rpma.constants import FlushType
-from rpma.pool.datapath import SEGMENT_SIZE, DataPath, InPlace, Slot, again
+from rpma.pool.datapath import SEGMENT_SIZE, DataPath, InPlace, Slot
 from rpma.pool.errors import TargetLost
-from rpma.pool.waiting import SwapWaiter, Waiter
+from rpma.pool.waiting import SwapWaiter, Waiter, again
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
+
+    from rpma.memory import RemoteMemoryRegion
+    from rpma.pool.datapath import Slot
 
 
 class Waiter:
@@ -59,3 +64,42 @@ class SwapWaiter(Waiter):
     def __init__(self) -> None:
         super().__init__()
         self.found = 0
+
+
+class Batch(Waiter):
+    """Small writes of many tasks that are posted together, and done together.
+
+    Attributes:
+        dst: the memory that they write to.
+        segments: three numbers of each: offset there, offset in the bounce buffers, length.
+        slots: theirs, which are small, and given back when they are done.
+        futures: who waits for each.
+    """
+
+    __slots__ = ("_home", "dst", "futures", "segments", "slots")
+
+    def __init__(self, dst: RemoteMemoryRegion, home: list[Slot]) -> None:
+        """For writes to `dst`, from slots of `home`."""
+        super().__init__()
+        self._home = home
+        self.dst = dst
+        self.segments: list[int] = []
+        self.slots: list[Slot] = []
+        self.futures: list[asyncio.Future[None]] = []
+
+    def finish(self, error: Exception | None = None) -> None:
+        """All of them are done, or have failed."""
+        super().finish(error)
+        self._home += self.slots
+        for future in self.futures:
+            if future.done():  # its task was cancelled
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(again(error))
+
+
+def again(error: Exception) -> Exception:
+    """The error, to be raised once more: it must not gather the tracebacks of all who meet it."""
+    return copy.copy(error)
