@@ -41,9 +41,9 @@ rpmapy_write_many(struct rpmapy_conn *conn, struct rpmapy_remote *dst, struct rp
 {
 	for (size_t i = 0; i < count; i++) {
 		int flags = i + 1 < count ? RPMA_F_COMPLETION_ON_ERROR : RPMA_F_COMPLETION_ALWAYS;
-		int ret = rpmapy_write(conn, dst, segments[i].dst_offset, src,
-				       segments[i].src_offset, segments[i].length, flags,
-				       wr_id + i);
+		int ret =
+			rpmapy_write(conn, dst, segments[i].dst_offset, src, segments[i].src_offset,
+				     segments[i].length, flags, wr_id + i);
 		if (ret)
 			return ret;
 		*posted = (int)i + 1;
