@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -135,27 +135,47 @@ def batch_rate(pool: Pool, seconds: float) -> float:
         return done / (time.perf_counter() - began)
 
 
-async def writers_rate(pool: rpma.aio.Pool, seconds: float) -> float:
+async def tasks_rate(write: Callable[[int, bytes], Awaitable[None]], seconds: float) -> float:
     """Records a second by 64 tasks, each of which waits for its own."""
     data, loop = os.urandom(SIZE), asyncio.get_running_loop()
     end = loop.time() + seconds
 
-    async def write(number: int) -> int:
+    async def write_on(number: int) -> int:
         done = 0
         while loop.time() < end:
-            await pool.write(number * SIZE, data)
+            await write(number * SIZE, data)
             done += 1
         return done
 
     began = time.perf_counter()
-    done = sum(await asyncio.gather(*(write(number) for number in range(WRITERS))))
+    done = sum(await asyncio.gather(*(write_on(number) for number in range(WRITERS))))
     return done / (time.perf_counter() - began)
+
+
+async def futures_rate(seconds: float) -> float:
+    """The same where nothing is written: all that is begun in a turn of the loop is done in it."""
+    loop = asyncio.get_running_loop()
+    begun: list[asyncio.Future[None]] = []
+
+    def finish() -> None:
+        for future in begun:
+            future.set_result(None)
+        begun.clear()
+
+    async def write(_offset: int, _data: bytes) -> None:
+        future = loop.create_future()
+        if not begun:
+            loop.call_soon(finish)
+        begun.append(future)
+        await future
+
+    return await tasks_rate(write, seconds)
 
 
 def many_writers(samples: Samples, address: str, pool: Pool, seconds: float) -> None:
     async def with_asyncio() -> float:
         async with rpma.aio.open_pool(address, "many", access="shared") as opened:
-            return await writers_rate(opened, seconds)
+            return await tasks_rate(opened.write, seconds)
 
     def one_at_a_time() -> float:
         data, done, began = os.urandom(SIZE), 0, time.perf_counter()
@@ -165,6 +185,7 @@ def many_writers(samples: Samples, address: str, pool: Pool, seconds: float) -> 
         return done / (time.perf_counter() - began)
 
     samples.setdefault("asyncio writers", []).append(asyncio.run(with_asyncio()))
+    samples.setdefault("asyncio alone", []).append(asyncio.run(futures_rate(seconds)))
     samples.setdefault("write_batch", []).append(batch_rate(pool, seconds))
     samples.setdefault("one writer", []).append(one_at_a_time())
 

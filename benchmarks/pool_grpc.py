@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,15 @@ def serve(folder: Path) -> None:
     server.stop(None)
 
 
-def connect(port: int) -> Callable[[int, bytes], object]:
+@contextmanager
+def connected(port: int) -> Iterator[Callable[[int, bytes], object]]:
     """What puts bytes at an offset."""
     import grpc
 
-    channel = grpc.insecure_channel(f"127.0.0.1:{port}")
-    call = channel.unary_unary(PUT)
-    call(HEAD.pack(0) + b"x", wait_for_ready=True, timeout=10)
-    return lambda offset, data: call(HEAD.pack(offset) + data)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary(PUT)
+        call(HEAD.pack(0) + b"x", wait_for_ready=True, timeout=10)
+        yield lambda offset, data: call(HEAD.pack(offset) + data)
 
 
 if __name__ == "__main__":

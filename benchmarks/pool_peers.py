@@ -52,8 +52,11 @@ def grpc(folder: Path) -> Iterator[Put]:
     """A put over gRPC, its server in Python as its client is, with fsync."""
     import pool_grpc
 
-    with told_its_port(sys.executable, str(HERE / "pool_grpc.py"), str(folder)) as (_, port):
-        yield pool_grpc.connect(port)
+    with (
+        told_its_port(sys.executable, str(HERE / "pool_grpc.py"), str(folder)) as (_, port),
+        pool_grpc.connected(port) as put,
+    ):
+        yield put
 
 
 @contextmanager

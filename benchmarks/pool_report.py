@@ -44,6 +44,7 @@ CONTESTS = (
     Contest("read 4 KiB, p50", "read 4 KiB pool p50", "read 4 KiB binding p50", "µs", 1.2, True),
     Contest("4 KiB, 64 tasks: write_batch of 64", "asyncio writers", "write_batch", "/s", 0.7),
     Contest("4 KiB, 64 tasks: one that blocks", "asyncio writers", "one writer", "/s"),
+    Contest("4 KiB, 64 tasks: no writes at all", "asyncio writers", "asyncio alone", "/s"),
 )
 
 
