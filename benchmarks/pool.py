@@ -216,6 +216,7 @@ def put_file(samples: Samples, address: str, pool: Pool, file: Path, memory: lis
         samples.setdefault("put", []).append(size / (time.perf_counter() - began) / 1e9)
         assert state.durable == size
     samples.setdefault("write_batch, large", []).append(whole_pool_rate(pool))
+    samples.setdefault("sendfile", []).append(pool_peers.sendfile_rate(file))
     began = time.perf_counter()
     with open(os.devnull, "wb", buffering=0) as sink:
         transfer.get(pool, sink, lambda _: None)

@@ -122,3 +122,29 @@ def sockets() -> Iterator[Put]:
             connection.recv(16, socket.MSG_WAITALL)
 
         yield put
+
+
+SINK = (
+    "import socket, sys\n"
+    "server = socket.create_server(('127.0.0.1', 0))\n"
+    "print(server.getsockname()[1], flush=True)\n"
+    "peer, _ = server.accept()\n"
+    "room, left = bytearray(256 << 10), int(sys.argv[1])\n"
+    "while left:\n"
+    "    left -= peer.recv_into(room)\n"
+    "peer.send(b'.')\n"
+)
+
+
+def sendfile_rate(file: Path) -> float:
+    """GB/s of a file by sendfile(2) to a process that receives it, and keeps none of it."""
+    size = file.stat().st_size
+    with (
+        told_its_port(sys.executable, "-c", SINK, str(size)) as (_, port),
+        socket.create_connection(("127.0.0.1", port)) as connection,
+        open(file, "rb") as source,
+    ):
+        began = time.perf_counter()
+        connection.sendfile(source)
+        connection.recv(1)
+        return size / (time.perf_counter() - began) / 1e9

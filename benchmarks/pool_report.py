@@ -37,6 +37,7 @@ CONTESTS = (
     Contest("durable 4 KiB, p99: gRPC", "durable gRPC p99", "durable rpma p99", "µs"),
     Contest("a put, pool open: ib_write_bw, 256 KiB", "put", "ib_write_bw", "GB/s", 0.8),
     Contest("a put, pool open: write_batch, no file", "put", "write_batch, large", "GB/s"),
+    Contest("a put, pool open: sendfile to a socket", "put", "sendfile", "GB/s"),
     Contest("a put, new pool: ib_write_bw, 256 KiB", "new put", "ib_write_bw", "GB/s"),
     Contest("a get: ib_write_bw, 256 KiB", "get", "ib_write_bw", "GB/s"),
     Contest("write 64 B, p50", "write 64 B pool p50", "write 64 B binding p50", "µs", 1.2, True),
