@@ -30,8 +30,14 @@
 #define ASIDE_POLLS 8
 /* The same when a poller was met at the very socket. */
 #define STEP_BACK_NS 50000
-/* A program that does not live up to its polling gets no such respect for that long. */
+/*
+ * A program that does not live up to its polling gets no such respect for that long, and for longer
+ * each time: one that spins on its memory polls as well, but not when something comes.
+ */
 #define DISTRUST_NS 2000000
+#define DISTRUST_MAX_NS 64000000
+#define STALE_NS 50000
+#define OVERLOOKED_MAX 3
 /* So many times aside without anything happening, and the progress thread sleeps for good. */
 #define ASIDE_IDLE 4
 
@@ -473,12 +479,19 @@ sleep_at_most(int64_t ns, uint32_t expected)
 	       errno == ETIMEDOUT;
 }
 
+/* After the thread has been aside for who polls: something is ready, and they have not looked. */
+static bool
+is_overlooked(void)
+{
+	return since_polled() >= STALE_NS && engine_poll() > 0;
+}
+
 /* Step aside while the program's own threads serve. Returns whether they did. */
 static bool
 step_aside(void)
 {
-	static int64_t distrusts_until;
-	static unsigned idle_rounds, waits_seen;
+	static int64_t distrusts_until, distrust = DISTRUST_NS;
+	static unsigned idle_rounds, waits_seen, overlooked;
 	uint32_t woken = atomic_load(&wakes);
 	if (atomic_load(&serving_waiter)) {
 		unsigned ended = atomic_load(&waits_ended);
@@ -528,11 +541,18 @@ step_aside(void)
 		return true;
 	if (!is_whole)
 		return atomic_load(&is_polling);
-	if (atomic_load_explicit(&polls, memory_order_relaxed) - before < ASIDE_POLLS) {
-		distrusts_until = engine_now() + DISTRUST_NS;
-		return false;
+	bool polled = atomic_load_explicit(&polls, memory_order_relaxed) - before >= ASIDE_POLLS;
+	overlooked = polled && is_overlooked() ? overlooked + 1 : 0;
+	if (polled && overlooked < OVERLOOKED_MAX) {
+		if (!overlooked)
+			distrust = DISTRUST_NS;
+		return true;
 	}
-	return true;
+	distrusts_until = engine_now() + distrust;
+	if (overlooked && distrust < DISTRUST_MAX_NS)
+		distrust *= 2;
+	overlooked = 0;
+	return false;
 }
 
 /*
