@@ -37,7 +37,7 @@
 #define DISTRUST_NS 2000000
 #define DISTRUST_MAX_NS 64000000
 #define STALE_NS 50000
-#define OVERLOOKED_MAX 3
+#define OVERLOOKED_MAX 6
 /* So many times aside without anything happening, and the progress thread sleeps for good. */
 #define ASIDE_IDLE 4
 
