@@ -30,14 +30,15 @@
 #define ASIDE_POLLS 8
 /* The same when a poller was met at the very socket. */
 #define STEP_BACK_NS 50000
-/*
- * A program that does not live up to its polling gets no such respect for that long, and for longer
- * each time: one that spins on its memory polls as well, but not when something comes.
- */
+/* A program that does not live up to its polling gets no such respect for that long. */
 #define DISTRUST_NS 2000000
-#define DISTRUST_MAX_NS 64000000
-#define STALE_NS 50000
+/*
+ * One that spins on its memory polls as well, but not when something comes: if so often running it
+ * has not polled for so long while something is ready, and then for longer each time.
+ */
 #define OVERLOOKED_MAX 6
+#define STALE_NS 50000
+#define DISTRUST_MAX_NS 64000000
 /* So many times aside without anything happening, and the progress thread sleeps for good. */
 #define ASIDE_IDLE 4
 

@@ -7,7 +7,7 @@
 
 /*
  * Behind so many requests under way a few more small ones are gathered before they go out, so that
- * a system call carries several; and so is a Write that leaves no completion with what follows it.
+ * a system call carries several; so is a small Write that leaves no completion, with what follows.
  * What ends that is their number, the arrival of an acknowledgement, the program's waiting for
  * completions, or a moment's passing.
  */
@@ -131,8 +131,8 @@ set(struct qp *qp, struct request *request, const struct ibv_send_wr *wr)
 static bool
 is_followed(const struct qp *qp, const struct request *request)
 {
-	return request->opcode == IBV_WR_RDMA_WRITE && !(request->flags & IBV_SEND_SIGNALED) &&
-	       !qp->init.sq_sig_all;
+	return request->opcode == IBV_WR_RDMA_WRITE && request->length <= GATHER_BYTES &&
+	       !(request->flags & IBV_SEND_SIGNALED) && !qp->init.sq_sig_all;
 }
 
 /* With tx.lock, something having been posted. */
