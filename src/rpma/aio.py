@@ -264,6 +264,10 @@ class Pool(OpenedPool, _Closing):
             if written is not None:
                 await written
                 return
+            waiter = self._logic.post_small(offset, data)
+            if waiter is not None:
+                await self._wait(waiter)
+                return
         await self._run(self._logic.write(offset, data, progress), timeout)
 
     async def write_persist(
