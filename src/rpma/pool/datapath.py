@@ -49,6 +49,9 @@ SEGMENT_SIZE = 256 << 10
 SMALL_SIZE = 4096
 """A transfer up to this size, in bytes, takes a small slot of the bounce buffers."""
 
+PLAIN = frozenset((bytes, bytearray))
+"""What is contiguous, and of bytes, by its kind."""
+
 LEAST_BOUNCE_SIZE = 1 << 20
 """Fewer bounce buffers than this, in bytes, are not enough to go on with."""
 
@@ -132,7 +135,6 @@ class DataPath:
         unsignalled: how many of the last ones leave no completion: they wait for another's.
         torn: whether something is done that must not be interrupted, or was.
         held: writes that wait for others, to be posted with them, or None.
-        holding: how many.
     """
 
     def __init__(
@@ -155,7 +157,6 @@ class DataPath:
         self._target = target
         self.torn = False
         self.held: Batch | None = None
-        self.holding = 0
         self._many_posted = ffi.new("int *")
         self.one = room_for_one()
         self.one.wr_id = NOTHING
@@ -201,7 +202,9 @@ class DataPath:
 
     def has_room(self, requests: int) -> bool:
         """Whether so many requests can be posted."""
-        return self.posted - self.retired + self.holding + requests <= SEND_QUEUE_SIZE
+        if self.held is not None:
+            requests += len(self.held.slots)
+        return self.posted - self.retired + requests <= SEND_QUEUE_SIZE
 
     def has_request_room(self) -> bool:
         """Whether a flush request can be sent."""
@@ -254,15 +257,14 @@ class DataPath:
         if batch is None:
             return
         self.torn = True
-        self.held, self.holding = None, 0
-        count, posted = len(batch.slots), self._many_posted
+        self.held, posted = None, self._many_posted
         posted[0] = 0
         ret = _write_many(
             self.connection._h,
             batch.dst._h,
             self.bounce._h,
             ffi.from_buffer(_SEGMENTS, array("Q", batch.segments)),
-            count,
+            len(batch.slots),
             self.posted,
             posted,
         )
@@ -485,7 +487,7 @@ class DataPath:
         waiters += self._room
         if self.held is not None:
             waiters.append(self.held)
-            self.held, self.holding = None, 0
+            self.held = None
         self.under_way.clear()
         self._answers.clear()
         self._room = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rpma.pool.datapath import SEND_QUEUE_SIZE, SMALL_SIZE
+from rpma.pool.datapath import PLAIN, SMALL_SIZE
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,19 +20,16 @@ if TYPE_CHECKING:
 TOGETHER = 16
 """So many do not wait for more: the target has something to do meanwhile."""
 
-_PLAIN = frozenset((bytes, bytearray))  # contiguous, and of bytes, by their kind
-
 
 class Outbox:
     """The small writes of one pool."""
 
-    __slots__ = ("_is_called", "_logic", "_loop", "_path", "_remote", "_size", "_small", "_writes")
+    __slots__ = ("_is_called", "_logic", "_loop", "_path", "_remote", "_size", "_writes")
 
     def __init__(self, logic: PoolLogic, loop: asyncio.AbstractEventLoop) -> None:
         """For tasks of `loop` that write to the pool."""
         self._logic, self._loop = logic, loop
         self._path, self._remote, self._size = logic.path, logic.remote, logic.size
-        self._small = logic.path.small
         self._writes = logic.access != "read"
         self._is_called = False
 
@@ -43,26 +40,22 @@ class Outbox:
             What is done when the target's memory has it; None, for an argument or for want of
             room: nothing has happened. The steps of `PoolLogic.write` do it, or say why not.
         """
-        path, small = self._path, self._small
+        path = self._path
         if (
-            type(data) not in _PLAIN
+            type(data) not in PLAIN
             or type(offset) is not int
             or not self._writes
             or self._logic.closed
             or path.broken is not None
             or path.torn
-            or not small
+            or not path.small
+            or not path.has_room(1)
         ):
             return None
-        length, count = len(data), path.holding + 1  # type: ignore[arg-type]
-        under_way = path.posted - path.retired
-        if (
-            not 0 < length <= SMALL_SIZE
-            or not 0 <= offset <= self._size - length
-            or under_way + count > SEND_QUEUE_SIZE
-        ):
+        length = len(data)  # type: ignore[arg-type]
+        if not 0 < length <= SMALL_SIZE or not 0 <= offset <= self._size - length:
             return None
-        slot = small.pop()
+        slot = path.small.pop()
         try:
             slot.view[:length] = data
         except ValueError:  # another thread has made it longer or shorter
@@ -70,15 +63,14 @@ class Outbox:
             return None
         batch = path.held
         if batch is None or batch.dst is not self._remote:
-            batch, count = path.hold(self._remote), 1
+            batch = path.hold(self._remote)
         future = self._loop.create_future()
         path.torn = True  # a signal handler may raise at any moment
         batch.segments += (offset, slot.offset, length)
         batch.slots.append(slot)
         batch.futures.append(future)
-        path.holding = count
         path.torn = False
-        if count == TOGETHER or not under_way:
+        if len(batch.slots) == TOGETHER or path.posted == path.retired:
             path.post_held()
         elif not self._is_called:
             self._is_called = True

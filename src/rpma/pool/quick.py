@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rpma._native import ffi, lib
 from rpma.constants import CompletionFlags
-from rpma.pool.datapath import NOTHING, SEGMENT_SIZE
+from rpma.pool.datapath import NOTHING, PLAIN, SEGMENT_SIZE
 from rpma.pool.durability import Persistency
 from rpma.pool.transfers import give_back_when_done
 from rpma.pool.waiting import Waiter, again
@@ -31,7 +31,6 @@ _write_next = lib.rpmapy_write_next
 _read_next = lib.rpmapy_read_next
 _write_send_next = lib.rpmapy_write_send_next
 
-_PLAIN = frozenset((bytes, bytearray))  # contiguous, and of bytes, by their kind
 _ALWAYS, _ON_ERROR = int(CompletionFlags.ALWAYS), int(CompletionFlags.ON_ERROR)
 _ASKED = frozenset((Persistency.MSYNC, Persistency.PMEM))
 
@@ -77,7 +76,7 @@ class Quick:
 
     def write(self, offset: int, data: Any) -> bool:
         """Write; done when the target's memory has it."""
-        if not self._writes or type(data) not in _PLAIN:
+        if not self._writes or type(data) not in PLAIN:
             return False
         length = len(data)
         if not self._fits(offset, length):
@@ -133,7 +132,7 @@ class Quick:
 
     def write_persist(self, offset: int, data: Any) -> bool:
         """Write; done when the target says that it is durable."""
-        if not self._asks or not self._writes or type(data) not in _PLAIN:
+        if not self._asks or not self._writes or type(data) not in PLAIN:
             return False
         length = len(data)
         if not self._fits(offset, length):
