@@ -21,7 +21,6 @@ SIZE = 64 << 20
 
 
 def serve(folder: Path) -> None:
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # it says what is as it should be
     import grpc
 
     fd = os.open(folder / "grpc", os.O_RDWR | os.O_CREAT, 0o600)
@@ -48,7 +47,6 @@ def serve(folder: Path) -> None:
 @contextmanager
 def connected(port: int) -> Iterator[Callable[[int, bytes], object]]:
     """What puts bytes at an offset."""
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # it says what is as it should be
     import grpc
 
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

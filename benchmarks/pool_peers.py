@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -52,6 +53,7 @@ def grpc(folder: Path) -> Iterator[Put]:
     """A put over gRPC, its server in Python as its client is, with fsync."""
     import pool_grpc
 
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else it logs that a channel is closed
     with (
         told_its_port(sys.executable, str(HERE / "pool_grpc.py"), str(folder)) as (_, port),
         pool_grpc.connected(port) as put,
