@@ -962,7 +962,6 @@ def test_a_client_that_asks_without_end_is_slowed_down(
         for _ in range(20):
             flooding.list_pools()
         quick = time.monotonic() - began
-        began = time.monotonic()
         ended = threading.Event()
 
         def flood() -> None:
@@ -978,7 +977,7 @@ def test_a_client_that_asks_without_end_is_slowed_down(
                 time.sleep(0.05)
 
         threads(flood, another)
-        assert time.monotonic() - began > 0.5
+        assert time.monotonic() - began > 0.59  # 80 requests, 20 of them at once, 100 a second
         assert quick < 5
 
 
