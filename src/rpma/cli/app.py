@@ -150,7 +150,7 @@ def demo(
     ] = None,
     port: Annotated[int, typer.Option(help="The port that the target listens on.")] = 7204,
 ) -> None:
-    """Put FILE into the memory of another process, flush it, read it back and compare."""
+    """Put FILE into a pool, kill its target, get FILE back from a new one and compare."""
     import rpma
     from rpma.cli import demo as demonstration
 
