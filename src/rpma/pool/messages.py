@@ -26,6 +26,12 @@ LISTED_AT_ONCE = 64
 
 Access = Literal["read", "write", "shared"]
 
+WRITING: frozenset[Access] = frozenset({"write", "shared"})
+"""The accesses that change a pool; by any other it is only looked at."""
+
+READING: frozenset[Access] = WRITING | {"read"}
+"""Those that let a client read it: all."""
+
 # Annotations are read by msgspec when the classes are made.
 _Nonce = Annotated[bytes, Meta(min_length=NONCE_SIZE, max_length=NONCE_SIZE)]
 _Proof = Annotated[bytes, Meta(min_length=PROOF_SIZE, max_length=PROOF_SIZE)]

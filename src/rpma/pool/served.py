@@ -29,7 +29,7 @@ from rpma.pool.errors import (
     TargetError,
 )
 from rpma.pool.header import DATA_OFFSET, Attributes, Header
-from rpma.pool.messages import LISTED_AT_ONCE, PoolInfo
+from rpma.pool.messages import LISTED_AT_ONCE, WRITING, PoolInfo
 from rpma.pool.sizes import format_size
 from rpma.pool.store import Listed, PoolFile, Store, check_name
 
@@ -105,7 +105,7 @@ class ServedPool:
     def register(self, peer: Peer, access: Access) -> MemoryRegion:
         """A region of it, in the protection domain of `peer`."""
         assert self._data is not None
-        usage = _READ if access == "read" else _WRITE
+        usage = _WRITE if access in WRITING else _READ
         if self.persistency is Persistency.FLUSH:
             usage |= Usage.FLUSH_TYPE_PERSISTENT
         return peer.register(self._data, usage)

@@ -9,7 +9,7 @@ import errno
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rpma import allocation
 from rpma.config import ConnectionConfig
@@ -19,7 +19,13 @@ from rpma.peer import Peer, PeerConfig
 from rpma.pool import messages
 from rpma.pool.channel import Channel, Keys, new_nonce
 from rpma.pool.durability import Answering
-from rpma.pool.errors import AuthenticationError, PoolError, ProtocolError, TargetError
+from rpma.pool.errors import (
+    AuthenticationError,
+    PoolAccessError,
+    PoolError,
+    ProtocolError,
+    TargetError,
+)
 from rpma.pool.metrics import total
 from rpma.pool.tasks import Pace, free_ports, readable, to_its_end
 from rpma.pool.wire import REQUEST_ROOM
@@ -262,11 +268,13 @@ class Session:
             await self._send(await self._reply(request))
 
     async def _reply(self, request: Any) -> messages.Reply:
-        handler: Callable[[Any], Awaitable[messages.Reply]] = _HANDLERS[type(request)]
+        rule = _RULES[type(request)]
         kind, tally = request.__struct_config__.tag, self._target.tally
         tally.requests[kind] += 1
         try:
-            return await handler(self, request)  # type: ignore[call-arg]
+            if rule.accesses is not None:
+                self._check_access(request.number, rule.accesses)
+            return await rule.handler(self, request)
         except PoolError as error:
             tally.refused_requests[kind] += 1
             log.info("%s: %s refused: %s", self.name, _words(request), error)
@@ -319,7 +327,7 @@ class Session:
         assert self._answering is not None
         assert pool.durable is not None
         number, region = await self._target.in_thread(partial(self._register, pool, access))
-        self._answering.set_pool(number, pool.durable, access != "read")
+        self._answering.set_pool(number, pool.durable, access in messages.WRITING)
         return messages.Opened(
             number=number,
             descriptor=region.descriptor,
@@ -393,6 +401,14 @@ class Session:
         except KeyError:
             raise TargetError(f"this client has no pool {number} open") from None
 
+    def _check_access(self, number: int, allowed: frozenset[messages.Access]) -> None:
+        pool, _ = self._pool(number)
+        access = pool.users[self]
+        if access not in allowed:
+            raise PoolAccessError(
+                f"pool {pool.name!r} is open for {access}: open it with access='write'"
+            )
+
     # ---- frames ----------------------------------------------------------------------------------
 
     async def _send(self, message: Any) -> None:
@@ -448,15 +464,28 @@ class Session:
             await self._writer.wait_closed()
 
 
-_HANDLERS: dict[type, Any] = {
-    messages.Create: Session._create,
-    messages.Open: Session._open,
-    messages.Close: Session._close,
-    messages.SetContent: Session._set_content,
-    messages.List: Session._list,
-    messages.Describe: Session._describe,
-    messages.Resize: Session._resize,
-    messages.Remove: Session._remove,
+class _Rule(NamedTuple):
+    """How a request is answered.
+
+    Attributes:
+        handler: the method that does it.
+        accesses: any of these the client must have to the pool that the request names by number.
+            None: it names none, or by name, as whoever has the token may.
+    """
+
+    handler: Callable[[Session, Any], Awaitable[messages.Reply]]
+    accesses: frozenset[messages.Access] | None
+
+
+_RULES: dict[type, _Rule] = {
+    messages.Create: _Rule(Session._create, None),
+    messages.Open: _Rule(Session._open, None),
+    messages.Close: _Rule(Session._close, messages.READING),
+    messages.SetContent: _Rule(Session._set_content, messages.WRITING),
+    messages.List: _Rule(Session._list, None),
+    messages.Describe: _Rule(Session._describe, None),
+    messages.Resize: _Rule(Session._resize, None),
+    messages.Remove: _Rule(Session._remove, None),
 }
 
 
