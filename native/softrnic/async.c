@@ -123,6 +123,8 @@ acknowledge(pthread_mutex_t *mutex, pthread_cond_t *cond, uint32_t *count)
 void
 ibv_ack_async_event(struct ibv_async_event *event)
 {
+	if (engine_usable())
+		return;
 	switch (event->event_type) {
 	case IBV_EVENT_CQ_ERR: {
 		struct ibv_cq *cq = event->element.cq;

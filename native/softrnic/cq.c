@@ -191,7 +191,7 @@ ibv_get_cq_event(struct ibv_comp_channel *ibv_channel, struct ibv_cq **ibv_cq, v
 void
 ibv_ack_cq_events(struct ibv_cq *cq, unsigned int count)
 {
-	if (!count)
+	if (!count || engine_usable())
 		return;
 	pthread_mutex_lock(&cq->mutex);
 	cq->comp_events_completed += count;
@@ -476,11 +476,11 @@ int
 poll_cq(struct ibv_cq *ibv_cq, int count, struct ibv_wc *wcs)
 {
 	struct cq *cq = container_of(ibv_cq, struct cq, ibv);
+	if (engine_usable())
+		return -EPERM; /* a forked child: a lock may be held by nobody that lives */
 	int taken = take(cq, count, wcs);
 	if (taken || count <= 0)
 		return taken;
-	if (engine_usable())
-		return -EPERM;
 	serve(cq);
 	return take(cq, count, wcs);
 }

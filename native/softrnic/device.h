@@ -62,10 +62,10 @@ int qp_connect(struct ibv_qp *qp, const struct stream_setup *setup);
 void qp_disconnect(struct ibv_qp *qp);
 
 /*
- * No events from here on, none still running when this returns: the id goes away. Not to be called
- * from within an event.
+ * No events for this argument from here on, none still running when this returns: the id goes away,
+ * and the queue pair may serve another one by now. Not to be called from within an event.
  */
-void qp_forget_events(struct ibv_qp *qp);
+void qp_forget_events(struct ibv_qp *qp, const void *argument);
 
 /* RESET to INIT, as the connection manager does for a queue pair that it creates. */
 int qp_to_init(struct ibv_qp *qp);

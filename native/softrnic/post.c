@@ -212,6 +212,11 @@ static void
 wr_start(struct ibv_qp_ex *ex)
 {
 	struct qp *qp = of_ex(ex);
+	if (engine_usable()) { /* a forked child: a lock may be held by nobody that lives */
+		qp->batch_request = NULL;
+		qp->batch_error = EPERM;
+		return;
+	}
 	pthread_mutex_lock(&qp->batch_lock);
 	pthread_mutex_lock(&qp->tx.lock);
 	qp->batch_room = room(&qp->tx);
@@ -219,9 +224,7 @@ wr_start(struct ibv_qp_ex *ex)
 	qp->batch_count = 0;
 	qp->batch_request = NULL;
 	int state = atomic_load(&qp->state);
-	qp->batch_error = engine_usable();
-	if (!qp->batch_error && state != IBV_QPS_RTS && state != IBV_QPS_ERR)
-		qp->batch_error = EINVAL;
+	qp->batch_error = state != IBV_QPS_RTS && state != IBV_QPS_ERR ? EINVAL : 0;
 }
 
 /* The request begun before is whole now. */
@@ -375,6 +378,8 @@ wr_complete(struct ibv_qp_ex *ex)
 {
 	struct qp *qp = of_ex(ex);
 	struct sender *tx = &qp->tx;
+	if (engine_usable())
+		return EPERM;
 	wr_finish(qp);
 	int ret = qp->batch_error;
 	if (!ret) {
@@ -396,7 +401,8 @@ wr_abort(struct ibv_qp_ex *ex)
 {
 	struct qp *qp = of_ex(ex);
 	qp->batch_request = NULL;
-	pthread_mutex_unlock(&qp->batch_lock);
+	if (!engine_usable())
+		pthread_mutex_unlock(&qp->batch_lock);
 }
 
 int

@@ -103,11 +103,12 @@ qp_tell(struct qp *qp)
 }
 
 SOFTRNIC_EXPORT void
-qp_forget_events(struct ibv_qp *ibv_qp)
+qp_forget_events(struct ibv_qp *ibv_qp, const void *argument)
 {
 	struct qp *qp = to_qp(ibv_qp);
 	pthread_mutex_lock(&qp->events_lock);
-	qp->events = (struct stream_events){0};
+	if (qp->events.argument == argument)
+		qp->events = (struct stream_events){0};
 	pthread_mutex_unlock(&qp->events_lock);
 }
 
@@ -669,7 +670,7 @@ ibv_destroy_qp(struct ibv_qp *ibv_qp)
 		atomic_store(&qp->owes_ended, true);
 	pthread_mutex_unlock(&qp->rx.lock);
 	qp_tell(qp);
-	qp_forget_events(ibv_qp);
+	qp_forget_events(ibv_qp, qp->events.argument);
 	/* From here on it completes nothing: its completion queues may go. */
 	cq_clean(ibv_qp->send_cq, ibv_qp->qp_num);
 	cq_clean(ibv_qp->recv_cq, ibv_qp->qp_num);

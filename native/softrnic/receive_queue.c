@@ -89,7 +89,11 @@ post_recv(struct ibv_qp *ibv_qp, struct ibv_recv_wr *wr, struct ibv_recv_wr **ba
 {
 	struct qp *qp = to_qp(ibv_qp);
 	int ret = engine_usable();
-	if (!ret && (qp->init.srq || atomic_load(&qp->state) == IBV_QPS_RESET))
+	if (ret) {
+		*bad = wr;
+		return ret;
+	}
+	if (qp->init.srq || atomic_load(&qp->state) == IBV_QPS_RESET)
 		ret = EINVAL;
 	for (; !ret && wr; wr = wr->next) {
 		ret = receive_queue_post(&qp->rq, wr);
@@ -181,6 +185,8 @@ int
 ibv_query_srq(struct ibv_srq *ibv_srq, struct ibv_srq_attr *attr)
 {
 	struct srq *srq = container_of(ibv_srq, struct srq, ibv);
+	if (engine_usable())
+		return EPERM;
 	pthread_mutex_lock(&srq->rq.lock);
 	*attr = (struct ibv_srq_attr){
 		.max_wr = srq->rq.limit, .max_sge = srq->rq.max_sge, .srq_limit = srq->limit_event};
@@ -245,7 +251,11 @@ post_srq_recv(struct ibv_srq *ibv_srq, struct ibv_recv_wr *wr, struct ibv_recv_w
 {
 	struct srq *srq = container_of(ibv_srq, struct srq, ibv);
 	int ret = engine_usable();
-	for (; !ret && wr; wr = wr->next) {
+	if (ret) {
+		*bad = wr;
+		return ret;
+	}
+	for (; wr; wr = wr->next) {
 		ret = receive_queue_post(&srq->rq, wr);
 		if (ret)
 			break;

@@ -151,6 +151,51 @@ test_an_id_destroyed_before_its_queue_pair(void)
 	rdma_destroy_event_channel(channel);
 }
 
+/* A queue pair that has been taken back serves another id: the old one's end is none of its own. */
+static void
+test_an_old_id_destroyed_while_its_queue_pair_serves_another(void)
+{
+	struct pair pair = new_pair("127.0.0.1");
+	struct rdma_cm_id *old = pair.active, *old_passive = pair.passive;
+	struct ibv_qp *qp = old->qp;
+	struct ibv_cq *cqs[] = {qp->send_cq, qp->recv_cq};
+	struct ibv_comp_channel *channels[] = {old->send_cq_channel, old->recv_cq_channel};
+	struct ibv_qp_attr attr = {.qp_state = IBV_QPS_RESET};
+	CHECK(rdma_disconnect(old), 0);
+	EXPECT(old, RDMA_CM_EVENT_DISCONNECTED, 0);
+	EXPECT(old_passive, RDMA_CM_EVENT_DISCONNECTED, 0);
+	destroy_with_channel(old_passive);
+	CHECK(ibv_modify_qp(qp, &attr, IBV_QP_STATE), 0);
+	attr.qp_state = IBV_QPS_INIT;
+	CHECK(ibv_modify_qp(qp, &attr, IBV_QP_STATE), 0);
+	int port = ntohs(rdma_get_src_port(pair.listener));
+	pair.active = new_active(new_channel(), "127.0.0.1", port);
+	struct ibv_qp *unused = pair.active->qp;
+	pair.active->qp = qp;
+	start_connecting(pair.active);
+	pair.passive = next_request(pair.listener);
+	MUST(!rdma_migrate_id(pair.passive, new_channel()));
+	CHECK(rdma_accept(pair.passive, NULL), 0);
+	EXPECT(pair.active, RDMA_CM_EVENT_ESTABLISHED, 0);
+	EXPECT(pair.passive, RDMA_CM_EVENT_ESTABLISHED, 0);
+
+	old->qp = NULL;
+	struct rdma_event_channel *channel = old->channel;
+	CHECK(rdma_destroy_id(old), 0);
+	rdma_destroy_event_channel(channel);
+	CHECK(state_of(pair.active), IBV_QPS_RTS);
+	CHECK(rdma_disconnect(pair.passive), 0);
+	EXPECT(pair.passive, RDMA_CM_EVENT_DISCONNECTED, 0);
+	EXPECT(pair.active, RDMA_CM_EVENT_DISCONNECTED, 0);
+	pair.active->qp = unused;
+	CHECK(ibv_destroy_qp(qp), 0);
+	for (int i = 0; i < 2; i++) {
+		CHECK(ibv_destroy_cq(cqs[i]), 0);
+		CHECK(ibv_destroy_comp_channel(channels[i]), 0);
+	}
+	destroy_pair(&pair);
+}
+
 static void
 test_a_channel_destroyed_before_its_ids(void)
 {
@@ -252,6 +297,7 @@ main(void)
 	RUN(test_destruction_at_awkward_moments);
 	RUN(test_clients_in_several_threads);
 	RUN(test_an_id_destroyed_before_its_queue_pair);
+	RUN(test_an_old_id_destroyed_while_its_queue_pair_serves_another);
 	RUN(test_a_channel_destroyed_before_its_ids);
 	RUN(test_a_forked_child_is_told);
 	RUN(test_a_forked_child_keeps_the_programs_files);

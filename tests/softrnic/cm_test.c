@@ -391,6 +391,54 @@ test_nobody_listens(void)
 	destroy_with_channel(bound);
 }
 
+/* Whatever ends the attempt: what was posted in vain is flushed. */
+static void
+check_vain_receive(struct rdma_cm_id *id, struct ibv_mr *mr)
+{
+	struct ibv_wc wc;
+	CHECK(state_of(id), IBV_QPS_ERR);
+	CHECK(ibv_poll_cq(id->recv_cq, 1, &wc), 1);
+	CHECK(wc.status, IBV_WC_WR_FLUSH_ERR);
+	rdma_dereg_mr(mr);
+}
+
+static void
+test_receives_posted_for_a_connection_that_fails(void)
+{
+	char byte;
+	struct rdma_cm_id *bound = new_listener(new_channel(), "127.0.0.1", 0);
+	int port = ntohs(rdma_get_src_port(bound));
+
+	/* Given up by this side, while the other one's program thinks. */
+	struct rdma_cm_id *active = new_active(new_channel(), "127.0.0.1", port);
+	struct ibv_mr *mr = rdma_reg_msgs(active, &byte, 1);
+	CHECK(rdma_post_recv(active, NULL, &byte, 1, mr), 0);
+	start_connecting(active);
+	struct rdma_cm_id *passive = next_request(bound);
+	struct ibv_mr *passive_mr = rdma_reg_msgs(passive, &byte, 1);
+	CHECK(rdma_post_recv(passive, NULL, &byte, 1, passive_mr), 0);
+	CHECK(rdma_disconnect(active), 0);
+	EXPECT(active, RDMA_CM_EVENT_CONNECT_ERROR, -ECONNABORTED);
+	check_vain_receive(active, mr);
+	destroy_with_channel(active);
+	/* Which then accepts in vain. */
+	sleep_ms(20);
+	CHECK(rdma_accept(passive, NULL), 0);
+	EXPECT(passive, RDMA_CM_EVENT_CONNECT_ERROR, -ECONNRESET);
+	check_vain_receive(passive, passive_mr);
+	destroy(passive);
+	destroy_with_channel(bound);
+
+	/* Nobody listens. */
+	active = new_active(new_channel(), "127.0.0.1", port);
+	mr = rdma_reg_msgs(active, &byte, 1);
+	CHECK(rdma_post_recv(active, NULL, &byte, 1, mr), 0);
+	start_connecting(active);
+	EXPECT(active, RDMA_CM_EVENT_REJECTED, -ECONNREFUSED);
+	check_vain_receive(active, mr);
+	destroy_with_channel(active);
+}
+
 static void
 test_a_listener_that_comes_a_moment_late(void)
 {
@@ -660,6 +708,7 @@ main(void)
 	RUN(test_a_port_can_be_used_again_at_once);
 	RUN(test_being_rejected);
 	RUN(test_nobody_listens);
+	RUN(test_receives_posted_for_a_connection_that_fails);
 	RUN(test_a_listener_that_comes_a_moment_late);
 	RUN(test_queue_pairs_that_cannot_connect);
 	RUN(test_parameters_are_checked);

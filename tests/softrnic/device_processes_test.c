@@ -3,6 +3,7 @@
 #include "device_test.h"
 
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 
@@ -640,6 +641,109 @@ test_children_of_a_process_with_connections(void)
 	close(fds[1]);
 }
 
+/* ---- a child of a process whose other threads hold locks ---- */
+
+/* What a thread reads, or writes, under a lock: it stays there until this is made accessible. */
+static char *forbidden;
+static _Atomic int blocked;
+static int may_go_on[2];
+
+static void
+wait_at_the_fault(int number)
+{
+	char byte;
+	(void)number;
+	atomic_fetch_add(&blocked, 1);
+	MUST(read(may_go_on[0], &byte, 1) == 1);
+	MUST(!mprotect(forbidden, 4096, PROT_READ | PROT_WRITE));
+}
+
+static void *
+poll_into_what_is_forbidden(void *opaque)
+{
+	struct side *side = opaque;
+	CHECK(ibv_poll_cq(side->send_cq, 1, (struct ibv_wc *)forbidden), 1);
+	return NULL;
+}
+
+static void *
+post_what_is_forbidden(void *opaque)
+{
+	struct side *side = opaque;
+	struct ibv_recv_wr *bad, wr = {.sg_list = (struct ibv_sge *)forbidden, .num_sge = 1};
+	CHECK(ibv_post_srq_recv(side->srq, &wr, &bad), 0);
+	return NULL;
+}
+
+static void *
+begin_a_batch(void *opaque)
+{
+	struct ibv_qp_ex *ex = ibv_qp_to_qp_ex(((struct side *)opaque)->qp);
+	char byte;
+	ibv_wr_start(ex);
+	atomic_fetch_add(&blocked, 1);
+	MUST(read(may_go_on[0], &byte, 1) == 1);
+	ibv_wr_abort(ex);
+	return NULL;
+}
+
+static void
+check_child_while(void *(*hold)(void *), struct side *side)
+{
+	pthread_t thread;
+	MUST(!mprotect(forbidden, 4096, PROT_NONE));
+	atomic_store(&blocked, 0);
+	MUST(!pthread_create(&thread, NULL, hold, side));
+	while (!atomic_load(&blocked))
+		sched_yield();
+	pid_t child = fork();
+	MUST(child >= 0);
+	if (child == 0) {
+		struct ibv_qp_ex *ex = ibv_qp_to_qp_ex(side->qp);
+		struct ibv_srq_attr attr;
+		struct ibv_wc wc;
+		alarm(10);
+		CHECK(ibv_poll_cq(side->send_cq, 1, &wc), -EPERM);
+		CHECK(ibv_poll_cq(side->recv_cq, 1, &wc), -EPERM);
+		ibv_wr_start(ex);
+		ibv_wr_send(ex);
+		ibv_wr_set_sge(ex, side->mr->lkey, (uintptr_t)side->bytes, 8);
+		CHECK(ibv_wr_complete(ex), EPERM);
+		ibv_wr_start(ex);
+		ibv_wr_abort(ex);
+		CHECK(ibv_query_srq(side->srq, &attr), EPERM);
+		CHECK(post_receive(side, 1, 0, 8), EPERM);
+		fflush(stdout);
+		_exit(failures != 0);
+	}
+	check_child(child);
+	MUST(write(may_go_on[1], "", 1) == 1);
+	pthread_join(thread, NULL);
+}
+
+static void
+test_children_of_a_process_whose_locks_are_held(void)
+{
+	struct both both;
+	both_init(&both, &(struct options){.with_srq = true, .is_ex = true});
+	struct ibv_sge sge = sge_of(&both.a, 0, 8);
+	struct ibv_send_wr wr = wr_of(IBV_WR_RDMA_WRITE, 1, &sge, 1, &both.b, 0);
+	forbidden = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	MUST(forbidden != MAP_FAILED && !pipe(may_go_on));
+	struct sigaction action = {.sa_handler = wait_at_the_fault};
+	MUST(!sigaction(SIGSEGV, &action, NULL));
+	CHECK(post(&both.a, &wr), 0);
+	CHECK(post(&both.a, &wr), 0);
+	/* Both are there: a poll finds the first without looking at the sockets. */
+	TAKE_THIS(both.a.send_cq, 1, IBV_WC_SUCCESS);
+	sleep_ms(50);
+	check_child_while(poll_into_what_is_forbidden, &both.a);
+	check_child_while(begin_a_batch, &both.a);
+	check_child_while(post_what_is_forbidden, &both.a);
+	MUST(signal(SIGSEGV, SIG_DFL) != SIG_ERR);
+	both_fini(&both);
+}
+
 /* Becomes readable when both sides have met: until then an acknowledgement may be owed. */
 static int have_met[2];
 
@@ -790,6 +894,7 @@ main(void)
 		test_a_sleeper_is_interrupted_by_a_handler,
 		test_a_sleeper_sleeps_on_where_a_read_would,
 		test_children_of_a_process_with_connections,
+		test_children_of_a_process_whose_locks_are_held,
 		test_a_peer_that_dies_while_its_child_lives,
 		test_children_while_traffic_runs,
 		test_memory_that_changes_under_its_checksum,

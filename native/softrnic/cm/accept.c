@@ -57,15 +57,19 @@ accept_id(struct cm_id *id, const struct rdma_conn_param *param, uint32_t qp_num
 	if (id->state != ID_REQUESTED)
 		return EINVAL;
 	struct mpa_frame reply = reply_to(link, id, param);
+	link->qp_num = qp_num;
+	link->is_qp_of_id = id->id.qp;
 	if (link->is_gone || link_send(link, &reply)) {
 		link_close(link);
 		id->state = ID_OVER;
+		link_give_up_qp(link, id);
 		event_tell(id, RDMA_CM_EVENT_CONNECT_ERROR, -ECONNRESET);
 		return 0;
 	}
 	int ret = link_join(link, qp_num, reply.peer_to_peer);
 	if (ret) {
 		id->state = ID_OVER;
+		link_give_up_qp(link, id);
 		return ret;
 	}
 	id->state = ID_ACCEPTED;

@@ -209,13 +209,14 @@ struct link {
 	struct link *next, *previous;
 	bool is_gone; /* the peer has closed */
 	int64_t deadline;
+	/* What it is to become a stream of: */
+	uint32_t qp_num;
+	bool is_qp_of_id;
 	/* Active: */
 	uint8_t revision;
 	unsigned refusals;
 	bool is_waiting; /* in the line of those that were refused, or came after them */
 	struct link *next_waiting, *previous_waiting;
-	uint32_t qp_num;
-	bool is_qp_of_id;
 	struct mpa_frame request; /* what this side asks for; private data: own_data */
 	uint8_t own_data[PRIVATE_DATA_MAX];
 	/* The peer's frame, its private data in `in`. */
@@ -244,6 +245,11 @@ void link_close(struct link *link);
  * such until it is closed.
  */
 void link_reject(struct link *link, const void *private_data, size_t size);
+/*
+ * There will be no connection: what is posted on the queue pair, if it is the id's own, is flushed.
+ * Lets go of the lock in between.
+ */
+void link_give_up_qp(const struct link *link, struct cm_id *id);
 /*
  * Give the connection to the queue pair with this number: it is the id's `qp` from here on. Lets go
  * of the lock in between. 0 or an errno, the connection being closed then.

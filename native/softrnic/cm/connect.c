@@ -64,10 +64,11 @@ failed(struct link *link, int failure)
 		type = RDMA_CM_EVENT_UNREACHABLE;
 	link_close(link);
 	id->state = ID_OVER;
+	link_give_up_qp(link, id);
 	event_tell(id, type, -failure);
 }
 
-/* By the program at the other end. What is posted on the queue pair is not going to happen. */
+/* By the program at the other end. */
 static void
 rejected(struct link *link)
 {
@@ -77,15 +78,7 @@ rejected(struct link *link)
 		event_set_conn(event, &link->peer, 0, 0);
 	link_close(link);
 	id->state = ID_OVER;
-	if (link->is_qp_of_id) {
-		id_leave_lock(id);
-		struct ibv_qp *qp = qp_find(link->qp_num);
-		if (qp) {
-			qp_disconnect(qp);
-			qp_put(qp);
-		}
-		id_take_lock(id);
-	}
+	link_give_up_qp(link, id);
 	event_post(event);
 }
 

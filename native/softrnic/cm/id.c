@@ -186,7 +186,7 @@ rdma_destroy_id(struct rdma_cm_id *public)
 	pthread_mutex_unlock(&cm_lock);
 
 	if (id->qp) {
-		qp_forget_events(id->qp);
+		qp_forget_events(id->qp, id);
 		qp_put(id->qp);
 	}
 	if (id->id.event)

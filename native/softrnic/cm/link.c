@@ -221,7 +221,22 @@ link_reject(struct link *link, const void *private_data, size_t size)
 	source_put(&link->source);
 }
 
-/* ---- giving it away ---- */
+/* ---- giving it away, or not ---- */
+
+void
+link_give_up_qp(const struct link *link, struct cm_id *id)
+{
+	if (!link->is_qp_of_id)
+		return;
+	uint32_t qp_num = link->qp_num;
+	id_leave_lock(id);
+	struct ibv_qp *qp = qp_find(qp_num);
+	if (qp) {
+		qp_disconnect(qp);
+		qp_put(qp);
+	}
+	id_take_lock(id);
+}
 
 int
 link_join(struct link *link, uint32_t qp_num, bool awaits_first)

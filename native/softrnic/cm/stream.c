@@ -89,8 +89,9 @@ rdma_disconnect(struct rdma_cm_id *public)
 	case ID_CONNECTING:
 	case ID_RESPONDED:
 		/* The handshake ends here, and says so. */
-		connect_abandon(id);
+		link_close(id->link);
 		id->state = ID_OVER;
+		link_give_up_qp(id->link, id);
 		event_tell(id, RDMA_CM_EVENT_CONNECT_ERROR, -ECONNABORTED);
 		break;
 	case ID_REQUESTED:
