@@ -74,6 +74,12 @@ def map_memory(file: str | None, size: int) -> allocation.Memory:
     memory = allocation.map_file(file, size, create=True) if is_new else allocation.map_file(file)
     if len(memory) < size:
         sys.exit(f"{file} has {len(memory)} bytes, the example needs {size}")
+    if not memory.keeps_rdma_writes:
+        sys.exit(
+            f"{file} is written back to storage, and the kernel does not learn of what its RDMA "
+            "device writes there: it would be lost. Use a file on tmpfs, hugetlbfs or DAX, or the "
+            "soft RNIC"
+        )
     print(f"mapped {file}: {'persistent memory (DAX)' if memory.is_dax else 'not on DAX'}")
     return memory
 

@@ -31,7 +31,7 @@ from rpma._huge_pages import (
     huge_page_size,
     read_text,
 )
-from rpma._native import ffi, lib
+from rpma._native import fabric, ffi, lib
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -83,6 +83,7 @@ class Memory:
         kind: _Kind,
         path: str | None,
         is_dax: bool,
+        has_writeback: bool = False,
     ) -> None:
         """For `anonymous` and `map_file` only."""
         self._mapping = mapping
@@ -91,6 +92,7 @@ class Memory:
         self._kind: _Kind = kind
         self._path = path
         self._is_dax = is_dax
+        self._has_writeback = has_writeback
         self._address = _address_of(mapping)
 
     @property
@@ -116,6 +118,22 @@ class Memory:
         DAX), so that libpmem's pmem_persist or an RDMA flush is enough, with no msync.
         """
         return self._is_dax
+
+    @property
+    def keeps_rdma_writes(self) -> bool:
+        """Whether what peers write into it is the file's as the program's own stores are, so that
+        `sync` makes it durable where it can make anything durable.
+
+        Always with the soft RNIC: a processor writes, through the mapping. A device of the
+        kernel's writes past it, and the kernel does not learn of that: of a file that it writes
+        back, on ext4, xfs, NFS or overlayfs say, a page that was once written back counts as clean
+        from then on. `sync` then succeeds and writes nothing, and the page is dropped when its
+        memory is wanted: what peers wrote is lost. So there it is False for such files, also
+        before Linux 6.5, where they can be registered: let peers write to anonymous memory, and
+        copy it into the file. It is True for memory where nothing is written back: anonymous, a
+        device DAX, a file mapped with MAP_SYNC (`is_dax`), on tmpfs (a memfd is) or on hugetlbfs.
+        """
+        return not self._has_writeback or fabric.name == "soft"
 
     @property
     def closed(self) -> bool:
@@ -193,9 +211,11 @@ class Memory:
         of the pages that hold them. Returns when the storage has them; other threads run
         meanwhile.
 
-        This is for files. It works for a file on DAX, too, where flushing the CPU caches is enough
-        and faster. Raises io.UnsupportedOperation for memory where msync means nothing: anonymous
-        memory, which nothing makes durable, and a device DAX, which needs libpmem's pmem_persist.
+        This is for files, and for what processors wrote; for what an RNIC wrote see
+        `keeps_rdma_writes`. It works for a file on DAX, too, where flushing the CPU caches is
+        enough and faster. Raises io.UnsupportedOperation for memory where msync means nothing:
+        anonymous memory, which nothing makes durable, and a device DAX, which needs libpmem's
+        pmem_persist.
         Raises ValueError for a range outside of the memory, and OSError where the storage fails:
         what was written may then be lost, and a later sync that succeeds does not prove otherwise.
         """
@@ -345,7 +365,9 @@ def map_file(
 
     Not every file can be registered with an RNIC that has no on-demand paging: the kernel refuses
     to pin pages of a file on DAX (EOPNOTSUPP), and since Linux 6.5 those of any file that has
-    write-back, on ext4 or xfs say (EFAULT). Files on tmpfs or hugetlbfs and device DAX can be.
+    write-back, on ext4 or xfs say (EFAULT). Before, it registers them, and what peers write
+    through a kernel's device can be lost all the same: see `Memory.keeps_rdma_writes`. Files on
+    tmpfs or hugetlbfs and device DAX can be registered. The soft RNIC takes any file.
 
     Raises TypeError and ValueError for arguments that make no sense (a size beyond the end of the
     file, say), FileExistsError with ``create=True`` where the path exists, OSError with EOPNOTSUPP
@@ -420,7 +442,15 @@ def _map_open_file(fd: int, name: str, size: int | None, dax: bool | None) -> Me
                     name,
                 ) from error
     mapping = _map(fd, size, mmap.MAP_SHARED, name)
-    return Memory(mapping, size, page_size=page, kind=kind, path=name, is_dax=kind == "device")
+    return Memory(
+        mapping,
+        size,
+        page_size=page,
+        kind=kind,
+        path=name,
+        is_dax=kind == "device",
+        has_writeback=kind == "file" and not _is_in_memory(fd),
+    )
 
 
 def _map(fd: int, length: int, flags: int, name: str | None = None) -> mmap.mmap:
@@ -468,6 +498,13 @@ def _file_page_size(fd: int) -> int:
 def is_on_tmpfs(fd: int) -> bool:
     """Whether an open file is in memory, on a tmpfs."""
     return bool(lib.rpmapy_file_system_magic(fd) == _TMPFS_MAGIC)
+
+
+def _is_in_memory(fd: int) -> bool:
+    """Whether an open file's pages are the file, by its file system. What a file system is laid
+    over (overlayfs), or whose it is (NFS), it does not say: those count as written back.
+    """
+    return lib.rpmapy_file_system_magic(fd) in (_TMPFS_MAGIC, _HUGETLBFS_MAGIC)
 
 
 def _device_dax(name: str, device: int) -> tuple[int, int]:

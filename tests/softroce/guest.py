@@ -76,8 +76,9 @@ MACHINES = {
 class Guest:
     """A guest that runs one command: start it, `poll` or `wait` for its exit code, close it.
 
-    It is a context manager; leaving it ends QEMU, whatever state the guest is in. `options` are
-    added to QEMU's command line, `kernel_options` to the kernel's.
+    It is a context manager; leaving it ends QEMU, whatever state the guest is in. `chosen` is the
+    kernel, if it is to be a certain one. `options` are added to QEMU's command line,
+    `kernel_options` to the kernel's.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Guest:
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
         device: bool = True,
+        chosen: kernel.Kernel | None = None,
         memory: str = "2G",
         processors: int = 2,
         boot_limit: float = BOOT_LIMIT,
@@ -101,6 +103,7 @@ class Guest:
         self._cwd = cwd or Path.cwd()
         self._environment = dict(environment or {})
         self._device = device
+        self._chosen = chosen
         self._memory = memory
         self._processors = processors
         self._boot_limit = boot_limit
@@ -126,7 +129,7 @@ class Guest:
 
     def start(self) -> None:
         """Fill the results folder and start QEMU; the guest is not ready yet when this returns."""
-        chosen = kernel.obtain()
+        chosen = self._chosen or kernel.obtain()
         self._prepare()
         initramfs.build(chosen, HERE / "init.sh", self.share / "initramfs")
         command = self._qemu_command(chosen)

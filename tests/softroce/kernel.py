@@ -14,8 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+#: The first numbers of a kernel's version.
+Series = tuple[int, ...]
+
 #: The kernel series that is known to work; others are taken only where it cannot be had.
 PREFERRED_SERIES = (6, 12)
+
+#: Debian 12's own: the last with which a device pins the pages of any file.
+PINNING_SERIES = (6, 1)
 
 #: How Debian ends the names of its ordinary kernels, by machine.
 FLAVOURS = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -71,23 +77,34 @@ def cache_folder() -> Path:
     return Path(base) / "rpma" / "kernel"
 
 
-def cached() -> Kernel | None:
-    """The best kernel that is in the cache already."""
-    return _newest_cached(cache_folder())
+def cached(series: Series | None = None) -> Kernel | None:
+    """The best kernel that is in the cache already: of a series, or for what needs no certain one.
+
+    The kernel that other tests fetched for their series is no reason to do without a better one.
+    """
+    found = _cached(cache_folder())
+    if series is not None:
+        return next((k for k in found if in_series(k.version, series)), None)
+    return next((k for k in found if not in_series(k.version, PINNING_SERIES)), None)
 
 
-def obtain() -> Kernel:
-    """Return a kernel from the cache, or download, unpack and index the newest that apt offers."""
-    cache = cache_folder()
-    if found := _newest_cached(cache):
+def obtain(series: Series | None = None) -> Kernel:
+    """Return a kernel from the cache, or download, unpack and index the newest that apt offers:
+    of a series, or the best for what needs no certain one.
+    """
+    if found := cached(series):
         return found
+    cache = cache_folder()
     with _locked(cache):
-        if found := _newest_cached(cache):
+        if found := cached(series):
             return found
         for leftover in cache.glob("tmp-*"):
             shutil.rmtree(leftover)
         reasons = []
-        for package in _candidates()[:ATTEMPTS]:
+        for package in _candidates(series)[:ATTEMPTS]:
+            version = package.removeprefix("linux-image-")
+            if (known := Kernel(version, cache / version)).usable():
+                return known
             try:
                 return _unpack(package, cache)
             except KernelError as error:
@@ -105,44 +122,64 @@ def flavour() -> str:
         raise KernelError(f"no guest kernel for {platform.machine()} machines") from None
 
 
+def in_series(name: str, series: Series) -> bool:
+    """Whether a kernel package or version is of a series."""
+    return numbers_in(name)[: len(series)] == series
+
+
+def numbers_in(name: str) -> tuple[int, ...]:
+    """The numbers of a kernel package or version, without those of Debian's backports."""
+    return tuple(int(n) for n in re.findall(r"\d+", name.split("+")[0]))
+
+
 def order(name: str) -> tuple[bool, tuple[int, ...]]:
     """Sort key of a kernel package or version: the preferred series first, then by number."""
-    numbers = tuple(int(n) for n in re.findall(r"\d+", name.split("+")[0]))
-    return numbers[: len(PREFERRED_SERIES)] == PREFERRED_SERIES, numbers
+    return in_series(name, PREFERRED_SERIES), numbers_in(name)
 
 
-def select(names: list[str], kind: str) -> list[str]:
-    """Pick the ordinary signed kernel packages of Linux 6 and later, the best first.
+def select(names: list[str], kind: str, series: Series | None = None) -> list[str]:
+    """Pick the ordinary signed kernel packages of Linux 6 and later, or of one series, the best
+    first.
 
     The pattern leaves out the real-time, cloud, unsigned and debug variants, and meta packages.
     """
     pattern = re.compile(rf"linux-image-([6-9]|\d\d)\.\d+\.\d+[-+.~\w]*?-{kind}")
     variants = re.compile(r"-(rt|cloud|16k|dbg|unsigned)\b")
     return sorted(
-        (name for name in names if pattern.fullmatch(name) and not variants.search(name)),
+        (
+            name
+            for name in names
+            if pattern.fullmatch(name)
+            and not variants.search(name)
+            and (series is None or in_series(name, series))
+        ),
         key=order,
         reverse=True,
     )
 
 
-def _newest_cached(cache: Path) -> Kernel | None:
+def _cached(cache: Path) -> Iterator[Kernel]:
+    """The kernels in the cache, the best first."""
     if not cache.is_dir():
-        return None
-    folders = sorted(cache.iterdir(), key=lambda folder: order(folder.name), reverse=True)
-    kernels = (Kernel(folder.name, folder) for folder in folders if folder.name[0].isdigit())
+        return
     kind = flavour()
-    return next((k for k in kernels if k.version.endswith(f"-{kind}") and k.usable()), None)
+    folders = sorted(cache.iterdir(), key=lambda folder: order(folder.name), reverse=True)
+    for folder in folders:
+        kernel = Kernel(folder.name, folder)
+        if folder.name[0].isdigit() and folder.name.endswith(f"-{kind}") and kernel.usable():
+            yield kernel
 
 
-def _candidates() -> list[str]:
+def _candidates(series: Series | None) -> list[str]:
     kind = flavour()
     for update in (False, True):
         if update:
             _call("apt-get", "-q", "update")
         names = _call("apt-cache", "pkgnames", "linux-image-").split()
-        if chosen := select(names, kind):
+        if chosen := select(names, kind, series):
             return chosen
-    raise KernelError(f"apt knows no kernel package linux-image-6.*-{kind}")
+    wanted = "6.*" if series is None else ".".join(map(str, series)) + ".*"
+    raise KernelError(f"apt knows no kernel package linux-image-{wanted}-{kind}")
 
 
 def _unpack(package: str, cache: Path) -> Kernel:

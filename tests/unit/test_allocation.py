@@ -24,6 +24,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import rpma
 from rpma import _huge_pages, allocation
 
 PAGE = mmap.PAGESIZE
@@ -384,9 +385,33 @@ class TestMapFile:
             return real(fd, length, flags=mmap.MAP_SHARED, prot=prot)
 
         monkeypatch.setattr(mmap, "mmap", a_kernel_with_dax)
+        monkeypatch.setattr(allocation, "fabric", rpma.fabric._replace(name="rdma"))
         with allocation.map_file(file, dax=dax) as memory:
             assert memory.is_dax is (dax is not False)
+            assert memory.keeps_rdma_writes is memory.is_dax
         assert [bool(flags & map_sync) for flags in asked] == [dax is not False]
+
+    @pytest.mark.parametrize("fabric", ["soft", "rdma"])
+    @pytest.mark.parametrize("kind", ["anonymous", "tmpfs", "file"])
+    def test_a_device_may_write_where_nothing_is_written_back(
+        self, kind: str, fabric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """tests/test_kernel_device.py shows on real file systems that this is right."""
+        monkeypatch.setattr(allocation, "fabric", rpma.fabric._replace(name=fabric))
+        path = tmp_path / "file"
+        path.write_bytes(bytes(PAGE))
+        memory_file = os.memfd_create("memory")
+        os.truncate(memory_file, PAGE)
+        with path.open("rb") as stored:
+            if kind == "file" and allocation.is_on_tmpfs(stored.fileno()):
+                pytest.skip("the temporary folder is on tmpfs")
+        with {
+            "anonymous": lambda: allocation.anonymous(PAGE),
+            "tmpfs": lambda: allocation.map_file(f"/proc/self/fd/{memory_file}"),
+            "file": lambda: allocation.map_file(path),
+        }[kind]() as memory:
+            assert memory.keeps_rdma_writes is (kind != "file" or fabric == "soft")
+        os.close(memory_file)
 
     def test_other_errors_of_mmap_are_not_taken_for_missing_dax(
         self, file: Path, monkeypatch: pytest.MonkeyPatch

@@ -54,7 +54,8 @@ class ServedPool:
         users: who has it open, and how.
         persistency: how it becomes durable.
         durable: by which the answers to flush requests make it so.
-        is_shadowed: whether the RNIC works on a copy in DRAM, since the device cannot pin the file.
+        is_shadowed: whether the RNIC works on a copy in DRAM, since the device cannot pin the file,
+            or what it writes there could be lost.
     """
 
     def __init__(self, name: str, header: Header, file: PoolFile | None) -> None:
@@ -90,7 +91,7 @@ class ServedPool:
         stored = self._mapping.view[DATA_OFFSET:]
         is_persistent = self._mapping.is_dax or is_pmem(stored)
         self.persistency = Persistency.PMEM if is_persistent else Persistency.MSYNC
-        if _can_register(peer, stored):
+        if self._mapping.keeps_rdma_writes and _can_register(peer, stored):
             self._data = stored
             if is_persistent and direct_write_to_pmem:
                 self.persistency = Persistency.FLUSH
