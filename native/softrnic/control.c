@@ -89,11 +89,11 @@ handle_atomic_response(struct qp *qp, const uint8_t *payload)
 		return refuse(qp, ERROR_UNTAGGED_MSN_RANGE);
 	atomic_response_decode(payload, &request_id, &original);
 	pthread_mutex_lock(&tx->lock);
-	const struct outbound *outbound = &tx->outbounds[tx->outbound_head % tx->outbound_size];
+	const struct outbound *outbound = outbound_at(tx, tx->outbound_head);
 	bool is_expected = tx->outbound_head != tx->outbound_tail &&
 			   outbound->kind == OUTBOUND_ATOMIC && request_id == outbound->request - 1;
 	if (is_expected) {
-		const struct request *request = &tx->requests[(outbound->request - 1) & tx->mask];
+		const struct request *request = request_at(tx, outbound->request - 1);
 		struct piece pieces[PIECES];
 		uint32_t covered;
 		int count = sge_pieces(qp->ibv.pd, request->sges, request->sge_count, 0, 8,

@@ -231,6 +231,7 @@ cq_new(struct ibv_context *context, int cqe, void *cq_context, struct ibv_comp_c
 		return NULL;
 	}
 	static _Atomic uint32_t handles;
+	cq->head = cq->tail = positions_begin;
 	cq->ibv.context = context;
 	cq->ibv.channel = channel;
 	cq->ibv.cq_context = cq_context;

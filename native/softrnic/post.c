@@ -140,7 +140,7 @@ static bool
 gathers(struct qp *qp)
 {
 	struct sender *tx = &qp->tx;
-	const struct request *last = &tx->requests[(tx->tail - 1) & tx->mask];
+	const struct request *last = request_at(tx, tx->tail - 1);
 	if (tx->tail == tx->next || tx->tail - tx->next >= GATHER_MAX)
 		return false;
 	if (tx->next - tx->head < GATHER_BEHIND && !is_followed(qp, last))

@@ -16,6 +16,8 @@
 
 #define TABLE_SIZE 1024
 
+uint32_t positions_begin;
+
 /* Queue pairs by number, of this process. */
 static struct {
 	pthread_mutex_t lock;
@@ -300,6 +302,17 @@ release(struct source *source)
 	free(qp);
 }
 
+/* With room for so many, and at least one. */
+static void *
+new_ring(uint32_t count, size_t size, uint32_t *mask)
+{
+	uint32_t places = 1;
+	while (places < count)
+		places *= 2;
+	*mask = places - 1;
+	return calloc(places, size);
+}
+
 static int
 allocate_stream_buffers(struct qp *qp, const struct stream_setup *setup)
 {
@@ -307,8 +320,8 @@ allocate_stream_buffers(struct qp *qp, const struct stream_setup *setup)
 	qp->tx.outs = calloc(OUT_RING, sizeof(*qp->tx.outs));
 	qp->tx.copies = setup->crc ? malloc(OUT_COPIES) : NULL;
 	qp->tx.copied = 0;
-	qp->tx.inbounds = calloc(setup->ird, sizeof(*qp->tx.inbounds));
-	qp->tx.outbounds = calloc(setup->ord, sizeof(*qp->tx.outbounds));
+	qp->tx.inbounds = new_ring(setup->ird, sizeof(*qp->tx.inbounds), &qp->tx.inbound_mask);
+	qp->tx.outbounds = new_ring(setup->ord, sizeof(*qp->tx.outbounds), &qp->tx.outbound_mask);
 	qp->rx.buffer = malloc(IN_BUFFER);
 	if (qp->tx.outs && qp->tx.inbounds && qp->tx.outbounds && qp->rx.buffer &&
 	    (qp->tx.copies || !setup->crc))
@@ -368,10 +381,9 @@ qp_connect(struct ibv_qp *ibv_qp, const struct stream_setup *setup)
 		qp->ird = setup->ird;
 		qp->ord = setup->ord;
 		qp->first_awaited = tx->waits_first = setup->awaits_first;
-		tx->inbound_size = setup->ird;
-		tx->outbound_size = setup->ord;
-		tx->send_msn = tx->read_msn = tx->atomic_response_msn = tx->terminate_msn = 1;
-		rx->send_msn = rx->read_msn = rx->atomic_response_msn = 1;
+		uint32_t first = positions_begin + 1;
+		tx->send_msn = tx->read_msn = tx->atomic_response_msn = tx->terminate_msn = first;
+		rx->send_msn = rx->read_msn = rx->atomic_response_msn = first;
 		rx->start = 0;
 		rx->end = (uint32_t)setup->received_size;
 		if (rx->end)
@@ -409,6 +421,16 @@ qp_connect(struct ibv_qp *ibv_qp, const struct stream_setup *setup)
 
 /* ---- creation ---- */
 
+static void
+begin_positions(struct sender *tx)
+{
+	tx->head = tx->next = tx->tail = tx->sent_upto = positions_begin;
+	tx->acked_upto = tx->signalled_upto = positions_begin;
+	tx->out_head = tx->out_tail = positions_begin;
+	tx->inbound_head = tx->inbound_tail = positions_begin;
+	tx->outbound_head = tx->outbound_tail = positions_begin;
+}
+
 static int
 check_init(const struct ibv_qp_init_attr_ex *attr)
 {
@@ -434,16 +456,11 @@ static int
 allocate_queues(struct qp *qp)
 {
 	struct ibv_qp_cap *cap = &qp->init.cap;
-	uint32_t size = 1;
-	while (size < cap->max_send_wr)
-		size *= 2;
 	if (!cap->max_send_sge)
 		cap->max_send_sge = 1;
-	if (!cap->max_send_wr)
-		cap->max_send_wr = 1;
-	qp->tx.mask = size - 1;
+	qp->tx.requests = new_ring(cap->max_send_wr, sizeof(*qp->tx.requests), &qp->tx.mask);
+	uint32_t size = qp->tx.mask + 1;
 	qp->tx.limit = cap->max_send_wr = size; /* at least what was asked for */
-	qp->tx.requests = calloc(size, sizeof(*qp->tx.requests));
 	qp->tx.sges = calloc((size_t)size * cap->max_send_sge, sizeof(*qp->tx.sges));
 	qp->tx.inline_data =
 		cap->max_inline_data ? malloc((size_t)size * cap->max_inline_data) : NULL;
@@ -480,6 +497,7 @@ create_qp_ex(struct ibv_context *context, struct ibv_qp_init_attr_ex *attr)
 						     .cap = attr->cap,
 						     .qp_type = attr->qp_type,
 						     .sq_sig_all = attr->sq_sig_all};
+		begin_positions(&qp->tx);
 		ret = allocate_queues(qp);
 		if (!ret && attr->comp_mask & IBV_QP_INIT_ATTR_SEND_OPS_FLAGS)
 			ret = post_ex_init(qp, attr->send_ops_flags);
@@ -551,11 +569,8 @@ reset(struct qp *qp)
 	close_stream(qp);
 	pthread_mutex_lock(&qp->tx.lock);
 	struct sender *tx = &qp->tx;
-	tx->head = tx->next = tx->tail = tx->offset = 0;
-	tx->out_head = tx->out_tail = tx->out_sent = 0;
-	tx->inbound_head = tx->inbound_tail = tx->response_offset = 0;
-	tx->outbound_head = tx->outbound_tail = 0;
-	tx->acks = tx->acked_upto = tx->signalled_upto = tx->bytes_unasked = 0;
+	begin_positions(tx);
+	tx->offset = tx->out_sent = tx->response_offset = tx->acks = tx->bytes_unasked = 0;
 	tx->closes = tx->is_shut = tx->imm_sent = tx->turn = tx->waits_first = false;
 	tx->blocked = tx->has_failed = tx->owes = tx->gathers = false;
 	tx->failure = (struct terminate){0};

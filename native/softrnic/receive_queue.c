@@ -13,7 +13,11 @@ receive_queue_init(struct receive_queue *rq, uint32_t max_wr, uint32_t max_sge)
 	uint32_t size = 1;
 	while (size < max_wr)
 		size *= 2;
-	*rq = (struct receive_queue){.mask = size - 1, .limit = max_wr, .max_sge = max_sge};
+	*rq = (struct receive_queue){.mask = size - 1,
+				     .limit = max_wr,
+				     .max_sge = max_sge,
+				     .head = positions_begin,
+				     .tail = positions_begin};
 	rq->posted = calloc(size, sizeof(*rq->posted));
 	rq->sges = calloc((size_t)size * (max_sge ? max_sge : 1), sizeof(*rq->sges));
 	pthread_mutex_init(&rq->lock, NULL);

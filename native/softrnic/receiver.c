@@ -123,11 +123,10 @@ expected_read(struct qp *qp, bool *is_ack)
 	*is_ack = false;
 	pthread_mutex_lock(&tx->lock);
 	if (tx->outbound_head != tx->outbound_tail) {
-		const struct outbound *outbound =
-			&tx->outbounds[tx->outbound_head % tx->outbound_size];
+		const struct outbound *outbound = outbound_at(tx, tx->outbound_head);
 		*is_ack = outbound->kind == OUTBOUND_ACK;
 		if (outbound->kind == OUTBOUND_READ)
-			request = &tx->requests[(outbound->request - 1) & tx->mask];
+			request = request_at(tx, outbound->request - 1);
 	}
 	pthread_mutex_unlock(&tx->lock);
 	return request;
@@ -576,7 +575,7 @@ answer(struct qp *qp, enum served_by by)
 	struct sender *tx = &qp->tx;
 	pthread_mutex_lock(&tx->lock);
 	if (tx->inbound_head != tx->inbound_tail && !tx->blocked) {
-		const struct inbound *first = &tx->inbounds[tx->inbound_head % tx->inbound_size];
+		const struct inbound *first = inbound_at(tx, tx->inbound_head);
 		/* Only where the program sends, too: then it is likely to do so again. */
 		bool owed = tx->inbound_tail - tx->inbound_head == 1 && !first->is_atomic &&
 			    !first->read.size && tx->tail != tx->tail_answered &&

@@ -17,12 +17,6 @@
 #define ASK_BYTES (128 * 1024)
 #define ASK_MAX 8
 
-static struct request *
-request_at(struct sender *tx, uint32_t position)
-{
-	return &tx->requests[position & tx->mask];
-}
-
 /* ---- completions ---- */
 
 static enum ibv_wc_opcode
@@ -85,7 +79,7 @@ static void
 answered(struct qp *qp)
 {
 	struct sender *tx = &qp->tx;
-	struct outbound *outbound = &tx->outbounds[tx->outbound_head++ % tx->outbound_size];
+	const struct outbound *outbound = outbound_at(tx, tx->outbound_head++);
 	if (outbound->kind == OUTBOUND_ACK)
 		tx->acks--;
 	sender_complete(qp, outbound->request);
@@ -96,7 +90,7 @@ static uint32_t
 without_outbound(const struct sender *tx, uint32_t position)
 {
 	for (uint32_t i = tx->outbound_head; i != tx->outbound_tail; i++) {
-		const struct outbound *outbound = &tx->outbounds[i % tx->outbound_size];
+		const struct outbound *outbound = outbound_at(tx, i);
 		if (outbound->kind == OUTBOUND_ACK)
 			continue;
 		if ((int32_t)(outbound->request - 1 - position) < 0)
@@ -296,9 +290,9 @@ bool
 sender_add_inbound(struct qp *qp, const struct inbound *inbound)
 {
 	struct sender *tx = &qp->tx;
-	if (tx->inbound_tail - tx->inbound_head == tx->inbound_size)
+	if (tx->inbound_tail - tx->inbound_head == qp->ird)
 		return false;
-	tx->inbounds[tx->inbound_tail++ % tx->inbound_size] = *inbound;
+	*inbound_at(tx, tx->inbound_tail++) = *inbound;
 	return true;
 }
 
@@ -325,7 +319,7 @@ static void
 respond(struct qp *qp)
 {
 	struct sender *tx = &qp->tx;
-	const struct inbound *inbound = &tx->inbounds[tx->inbound_head % tx->inbound_size];
+	const struct inbound *inbound = inbound_at(tx, tx->inbound_head);
 	if (inbound->is_atomic) {
 		uint8_t bytes[ATOMIC_RESPONSE_SIZE];
 		atomic_response_encode(bytes, inbound->request_id, inbound->original);
@@ -383,11 +377,11 @@ has_outbound_room(const struct qp *qp)
 static void
 add_outbound(struct sender *tx, int kind, uint32_t position)
 {
-	struct outbound *outbound = &tx->outbounds[tx->outbound_tail++ % tx->outbound_size];
+	struct outbound *outbound = outbound_at(tx, tx->outbound_tail++);
 	outbound->kind = kind;
 	outbound->request = position;
 	/* Requests answer for all that was sent before them. */
-	tx->acked_upto = position;
+	tx->acked_upto = tx->signalled_upto = position;
 	tx->bytes_unasked = 0;
 }
 

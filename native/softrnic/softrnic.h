@@ -289,13 +289,13 @@ struct sender {
 	uint32_t copied;
 	uint32_t out_head, out_tail;
 	uint32_t out_sent; /* bytes of outs[out_head] */
-	/* Inbound requests to answer. */
+	/* Inbound requests to answer; a power of two of them, at least IRD. */
 	struct inbound *inbounds;
-	uint32_t inbound_head, inbound_tail, inbound_size;
+	uint32_t inbound_head, inbound_tail, inbound_mask;
 	uint32_t response_offset;
-	/* Outbound requests not answered. */
+	/* Outbound requests not answered; a power of two of them, at least ORD. */
 	struct outbound *outbounds;
-	uint32_t outbound_head, outbound_tail, outbound_size;
+	uint32_t outbound_head, outbound_tail, outbound_mask;
 	/* The peer acknowledges, by answers to zero-length reads. Else what TCP has is complete. */
 	bool acknowledged;
 	uint32_t sent_upto;      /* position up to which TCP has it all */
@@ -402,6 +402,31 @@ static inline struct qp *
 to_qp(struct ibv_qp *qp)
 {
 	return container_of(qp, struct qp, ibv);
+}
+
+/*
+ * Positions in rings count up and wrap: a ring's size is a power of two, and positions are compared
+ * by their difference. All of them begin with this, and sequence numbers with the next: with 0,
+ * but in tests, which begin shortly before the wrap.
+ */
+extern uint32_t positions_begin;
+
+static inline struct inbound *
+inbound_at(const struct sender *tx, uint32_t position)
+{
+	return &tx->inbounds[position & tx->inbound_mask];
+}
+
+static inline struct outbound *
+outbound_at(const struct sender *tx, uint32_t position)
+{
+	return &tx->outbounds[position & tx->outbound_mask];
+}
+
+static inline struct request *
+request_at(const struct sender *tx, uint32_t position)
+{
+	return &tx->requests[position & tx->mask];
 }
 
 int post_send(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_send_wr **bad);

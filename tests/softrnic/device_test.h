@@ -29,6 +29,17 @@ __tsan_default_options(void)
 }
 #endif
 
+/* The soft RNIC's own: what its counters begin with; also from DEVICE_TEST_POSITIONS. */
+extern uint32_t positions_begin;
+
+__attribute__((constructor)) static void
+begin_positions_at(void)
+{
+	const char *value = getenv("DEVICE_TEST_POSITIONS");
+	if (value)
+		positions_begin = (uint32_t)strtol(value, NULL, 10);
+}
+
 struct options {
 	unsigned send_wr, recv_wr, sge, inline_size; /* 0: 64, 64, 4, 256 */
 	int cqe;                                     /* 0: 256 */

@@ -227,8 +227,8 @@ step_answer(void)
 	if (!qp->has_stream || tx->outbound_tail - tx->outbound_head <= behind)
 		return;
 	const struct outbound *outbound =
-		&tx->outbounds[(tx->outbound_head + behind) % tx->outbound_size];
-	const struct request *request = &tx->requests[(outbound->request - 1) & tx->mask];
+		outbound_at(tx, tx->outbound_head + behind);
+	const struct request *request = request_at(tx, outbound->request - 1);
 	struct fpdu_head head = {.tagged = true, .last = true, .opcode = RDMAP_READ_RESPONSE};
 	if (outbound->kind == OUTBOUND_ATOMIC) {
 		uint8_t payload[ATOMIC_RESPONSE_SIZE];

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from softrnic_programs import TESTS, run
+from softrnic_programs import SOURCES, TESTS, run
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -14,6 +14,7 @@ PROGRAMS = [
     "device_errors_test",
     "device_lifetime_test",
     "device_processes_test",
+    "device_counters_test",
 ]
 
 
@@ -22,6 +23,8 @@ PROGRAMS = [
     [
         *((program, {}) for program in PROGRAMS),
         *((program, {"SOFTRNIC_CRC": "1"}) for program in PROGRAMS[:2]),
+        # All counters wrap on the way.
+        *((program, {"DEVICE_TEST_POSITIONS": "-30"}) for program in PROGRAMS[:1]),
     ],
 )
 def test_the_device_does_as_verbs_say_and_meets_no_error_of_memory_or_threads(
@@ -32,7 +35,7 @@ def test_the_device_does_as_verbs_say_and_meets_no_error_of_memory_or_threads(
 ) -> None:
     options, device = instrumented
     test = tmp_path / program
-    run("gcc", *options, TESTS / f"{program}.c", *device, "-o", test)
+    run("gcc", *options, f"-I{SOURCES}", TESTS / f"{program}.c", *device, "-o", test)
     run(test, **variables)
 
 
