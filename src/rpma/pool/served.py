@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The pools that a target serves: their memory, who has them open, and how they become durable.
 
-Everything here may block on storage, and runs in one thread at a time.
+What is asked of them may block on storage, and comes from several threads: about one pool one call
+after the other (`rpma.pool.lanes`), about different pools at the same time.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import contextlib
 import dataclasses
 import errno
 import os
+import threading
 import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rpma import allocation
 from rpma.constants import Usage
@@ -152,15 +154,20 @@ def _memory(size: int, name: str) -> allocation.Memory:
 
 
 class ServedPools:
-    """All pools of a target."""
+    """All pools of a target.
+
+    What is true of all of them, and which are open by whom, is read and changed under a lock that
+    nobody holds while waiting for anything.
+    """
 
     def __init__(self, store: Store | None, *, dram_limit: int, direct_write_to_pmem: bool) -> None:
         """Serve the pools of `store`, and up to `dram_limit` bytes of pools in DRAM."""
         self._store = store
         self._dram_limit = dram_limit
         self._direct_write_to_pmem = direct_write_to_pmem
+        self._lock = threading.Lock()
         self._open: dict[str, ServedPool] = {}
-        self._dram: dict[str, ServedPool] = {}
+        self._dram: dict[str, ServedPool] = {}  # one that is being created as well
 
     # ---- what clients ask for --------------------------------------------------------------------
 
@@ -176,7 +183,7 @@ class ServedPools:
     ) -> ServedPool:
         """Create a pool, and open it for writing."""
         check_name(name)
-        if name in self._dram:
+        if self._dram_pool(name) is not None:
             raise PoolExistsError(f"pool {name!r} exists: choose another name, or remove it")
         if volatile:
             pool = self._create_in_dram(name, size, attributes, content_length)
@@ -185,8 +192,11 @@ class ServedPools:
             pool = ServedPool(name, file.header, file)
         try:
             return self._add_user(pool, user, "write", peer)
-        except BaseException:
-            if not volatile:  # the client is told that there is none
+        except BaseException:  # the client is told that there is none
+            if volatile:
+                with self._lock:
+                    del self._dram[name]
+            else:
                 self._files().remove(name)
             raise
 
@@ -195,12 +205,6 @@ class ServedPools:
     ) -> ServedPool:
         if self._store is not None and _is_there(self._store, name):
             raise PoolExistsError(f"pool {name!r} exists: choose another name, or remove it")
-        used = sum(pool.header.size for pool in self._dram.values())
-        if size > self._dram_limit - used:
-            raise PoolSpaceError(
-                f"{format_size(size)} of DRAM are asked for, {format_size(self._dram_limit - used)}"
-                f" of the {format_size(self._dram_limit)} that this target gives are free"
-            )
         header = Header(
             pool_id=uuid.uuid4(),
             size=size,
@@ -208,22 +212,33 @@ class ServedPools:
             content_length=content_length,
             attributes=attributes,
         )
-        return ServedPool(name, header, None)
+        pool = ServedPool(name, header, None)
+        with self._lock:  # it has its share from now on, though not its memory
+            free = self._dram_limit - sum(pool.header.size for pool in self._dram.values())
+            if size <= free:
+                self._dram[name] = pool
+                return pool
+        raise PoolSpaceError(
+            f"{format_size(size)} of DRAM are asked for, {format_size(free)} of the "
+            f"{format_size(self._dram_limit)} that this target gives are free"
+        )
 
     def open(self, name: str, access: Access, user: object, peer: Peer) -> ServedPool:
         """Open a pool."""
         check_name(name)
-        pool = self._open.get(name) or self._dram.get(name)
+        with self._lock:
+            pool = self._open.get(name) or self._dram.get(name)
+            users = dict(pool.users) if pool is not None else {}
         if pool is None:
             file = self._files().open(name)
             pool = ServedPool(name, file.header, file)
-        held = set(pool.users.values())
+        held = set(users.values())
         if held and (held != {access} or access == "write"):
             raise PoolBusyError(
-                f"pool {name!r} is open by {len(pool.users)} for {', '.join(sorted(held))}: "
+                f"pool {name!r} is open by {len(users)} for {', '.join(sorted(held))}: "
                 f"it cannot be opened for {access} until they close it"
             )
-        if user in pool.users:
+        if user in users:
             raise PoolBusyError(f"pool {name!r} is open by this client already")
         return self._add_user(pool, user, access, peer)
 
@@ -236,10 +251,9 @@ class ServedPools:
                     pool.is_shadowed = False  # there is nothing to write back
                     pool.close()
                 raise
-        pool.users[user] = access
-        self._open[pool.name] = pool
-        if pool.file is None:
-            self._dram[pool.name] = pool
+        with self._lock:
+            pool.users[user] = access
+            self._open[pool.name] = pool
         return pool
 
     def release(self, pool: ServedPool, user: object) -> None:
@@ -248,17 +262,17 @@ class ServedPools:
         Raises:
             StorageError: what was written, but not persisted, could not be kept.
         """
-        if pool.users.pop(user, None) is None or pool.users:
-            return
-        del self._open[pool.name]
+        with self._lock:
+            if pool.users.pop(user, None) is None or pool.users:
+                return
+            del self._open[pool.name]
         if pool.file is not None:
             pool.close()
 
-    def release_all(self, user: object) -> None:
-        """`user` has nothing open any longer."""
-        for pool in tuple(self._open.values()):
-            with contextlib.suppress(StorageError):
-                self.release(pool, user)
+    def held_by(self, user: object) -> builtins.list[ServedPool]:
+        """The pools that `user` has open."""
+        with self._lock:
+            return [pool for pool in self._open.values() if user in pool.users]
 
     def set_content_length(self, pool: ServedPool, length: int | None) -> None:
         """Note how much of an open pool is a file's content."""
@@ -270,14 +284,15 @@ class ServedPools:
     def resize(self, name: str, size: int) -> None:
         """Change the size of a pool that nobody has open."""
         self._require_unused(name)
-        if name in self._dram:
+        if self._dram_pool(name) is not None:
             raise TargetError(f"pool {name!r} is in DRAM: only pools in files change their size")
         self._files().resize(name, size)
 
     def remove(self, name: str) -> None:
         """Remove a pool that nobody has open."""
         self._require_unused(name)
-        pool = self._dram.pop(name, None)
+        with self._lock:
+            pool = self._dram.pop(name, None)
         if pool is not None:
             pool.close()
         else:
@@ -285,18 +300,22 @@ class ServedPools:
 
     def _require_unused(self, name: str) -> None:
         check_name(name)
-        pool = self._open.get(name)
-        if pool is not None:
-            raise PoolBusyError(f"pool {name!r} is open by {len(pool.users)}: it must be closed")
+        with self._lock:
+            pool = self._open.get(name)
+            users = len(pool.users) if pool is not None else 0
+        if users:
+            raise PoolBusyError(f"pool {name!r} is open by {users}: it must be closed")
 
     # ---- what there is ---------------------------------------------------------------------------
 
     def list(self, after: str) -> tuple[list[PoolInfo], bool]:
         """The pools whose names come after `after`, a message full, and whether there are more."""
         files = {} if self._store is None else {file.name: file for file in self._store.list()}
-        names = sorted(name for name in {*files, *self._dram} if name > after)
+        with self._lock:
+            dram = dict(self._dram)
+        names = sorted(name for name in {*files, *dram} if name > after)
         infos = [
-            self.info(self._dram[name]) if name in self._dram else self._file_info(files[name])
+            self.info(dram[name]) if name in dram else self._file_info(files[name])
             for name in names[:LISTED_AT_ONCE]
         ]
         return infos, len(names) > LISTED_AT_ONCE
@@ -304,16 +323,16 @@ class ServedPools:
     def all(self) -> builtins.list[PoolInfo]:
         """All pools, in no order."""
         files = [] if self._store is None else self._store.list()
-        return [
-            *(self._file_info(file) for file in files),
-            *(self.info(pool) for pool in self._dram.values()),
-        ]
+        with self._lock:
+            dram = tuple(self._dram.values())
+        return [*map(self._file_info, files), *map(self.info, dram)]
 
     def describe(self, name: str) -> PoolInfo:
         """What there is to know of one pool."""
         check_name(name)
-        if name in self._dram:
-            return self.info(self._dram[name])
+        pool = self._dram_pool(name)
+        if pool is not None:
+            return self.info(pool)
         for file in self._files().list():
             if file.name == name:
                 return self._file_info(file)
@@ -321,18 +340,22 @@ class ServedPools:
 
     def info(self, pool: ServedPool) -> PoolInfo:
         """What there is to know of a pool that is open, or in DRAM."""
-        return _info(
-            pool.name,
-            "dram" if pool.file is None else "file",
-            pool.header,
-            pool.header.size if pool.file is None else os.fstat(pool.file.fd).st_blocks * 512,
-            "",
-            pool,
-        )
+        with self._lock:
+            users = tuple(pool.users.values())
+        if pool.file is None:
+            return _info(pool.name, "dram", pool.header, pool.header.size, "", users)
+        allocated = os.fstat(pool.file.fd).st_blocks * 512
+        return _info(pool.name, "file", pool.header, allocated, "", users)
 
     def _file_info(self, file: Listed) -> PoolInfo:
-        pool = self._open.get(file.name)
-        return _info(file.name, "file", file.header, file.allocated, file.problem, pool)
+        with self._lock:
+            pool = self._open.get(file.name)
+            users = tuple(pool.users.values()) if pool is not None else ()
+        return _info(file.name, "file", file.header, file.allocated, file.problem, users)
+
+    def _dram_pool(self, name: str) -> ServedPool | None:
+        with self._lock:
+            return self._dram.get(name)
 
     def _files(self) -> Store:
         if self._store is None:
@@ -360,23 +383,22 @@ def _is_there(store: Store, name: str) -> bool:
 
 def _info(
     name: str,
-    kind: str,
+    kind: Literal["file", "dram"],
     header: Header | None,
     allocated: int,
     problem: str,
-    pool: ServedPool | None,
+    users: tuple[Access, ...],
 ) -> PoolInfo:
-    accesses = sorted(set(pool.users.values())) if pool is not None else []
     return PoolInfo(
         name=name,
-        kind="dram" if kind == "dram" else "file",
+        kind=kind,
         size=header.size if header else 0,
         allocated=allocated,
         created=header.created if header else 0,
         content_length=header.content_length if header else None,
         pool_id=header.pool_id if header else None,
         attributes=header.attributes if header else None,
-        users=len(pool.users) if pool is not None else 0,
-        access=accesses[0] if accesses else None,
+        users=len(users),
+        access=min(users, default=None),
         problem=problem,
     )

@@ -148,7 +148,7 @@ class Session:
         local = self._writer.get_extra_info("sockname")
         here = local[0].partition("%")[0] if isinstance(local, tuple) else "127.0.0.1"
         address = self._target.rdma_address or here
-        self._peer = await self._target.in_thread(partial(self._open_peer, address))
+        self._peer = await self._target.opening(partial(self._open_peer, address))
         size = DEPTH * REQUEST_ROOM + Answering.answers_size(DEPTH)
         self._messages = self._peer.register(allocation.anonymous(size), Usage.RECV | Usage.SEND)
         endpoint = self._listen(self._peer, address)
@@ -286,7 +286,7 @@ class Session:
 
     async def _create(self, request: messages.Create) -> messages.Reply:
         peer = self._check_room()
-        pool = await self._target.in_thread(
+        pool = await self._target.on_storage(
             partial(
                 self._target.pools.create,
                 request.name,
@@ -296,7 +296,8 @@ class Session:
                 request.volatile,
                 self,
                 peer,
-            )
+            ),
+            request.name,
         )
         kind = "in DRAM" if request.volatile else "in a file"
         log.info("%s created pool %r of %d bytes %s", self.name, pool.name, pool.header.size, kind)
@@ -304,8 +305,9 @@ class Session:
 
     async def _open(self, request: messages.Open) -> messages.Reply:
         peer = self._check_room()
-        pool = await self._target.in_thread(
-            partial(self._target.pools.open, request.name, request.access, self, peer)
+        pool = await self._target.on_storage(
+            partial(self._target.pools.open, request.name, request.access, self, peer),
+            request.name,
         )
         log.info(
             "%s opened pool %r for %s, durable by %s",
@@ -326,17 +328,21 @@ class Session:
     async def _opened(self, pool: ServedPool, access: messages.Access) -> messages.Reply:
         assert self._answering is not None
         assert pool.durable is not None
-        number, region = await self._target.in_thread(partial(self._register, pool, access))
+        number, region, info = await self._target.on_storage(
+            partial(self._register, pool, access), pool.name
+        )
         self._answering.set_pool(number, pool.durable, access in messages.WRITING)
         return messages.Opened(
             number=number,
             descriptor=region.descriptor,
             persistency=pool.persistency.value,
-            info=self._target.pools.info(pool),
+            info=info,
         )
 
-    def _register(self, pool: ServedPool, access: messages.Access) -> tuple[int, MemoryRegion]:
-        """In the thread for storage: pinning the pages of a large pool takes its time."""
+    def _register(
+        self, pool: ServedPool, access: messages.Access
+    ) -> tuple[int, MemoryRegion, messages.PoolInfo]:
+        """In a thread: pinning the pages of a large pool takes its time."""
         assert self._peer is not None
         try:
             region = pool.register(self._peer, access)
@@ -346,7 +352,7 @@ class Session:
         number = self._next_number
         self._next_number += 1
         self._pools[number] = pool, region
-        return number, region
+        return number, region, self._target.pools.info(pool)
 
     async def _close(self, request: messages.Close) -> messages.Reply:
         pool, _ = self._pool(request.number)
@@ -368,30 +374,35 @@ class Session:
                 self._pools.pop(number, None)
                 self._target.pools.release(pool, self)
 
-        await self._target.in_thread(close)
+        await self._target.on_storage(close, pool.name)
 
     async def _set_content(self, request: messages.SetContent) -> messages.Reply:
         pool, _ = self._pool(request.number)
-        await self._target.in_thread(
-            partial(self._target.pools.set_content_length, pool, request.content_length)
+        await self._target.on_storage(
+            partial(self._target.pools.set_content_length, pool, request.content_length),
+            pool.name,
         )
         return messages.Done()
 
     async def _list(self, request: messages.List) -> messages.Reply:
-        pools, more = await self._target.in_thread(partial(self._target.pools.list, request.after))
+        pools, more = await self._target.on_storage(partial(self._target.pools.list, request.after))
         return messages.Listing(pools, more)
 
     async def _describe(self, request: messages.Describe) -> messages.Reply:
-        info = await self._target.in_thread(partial(self._target.pools.describe, request.name))
+        info = await self._target.on_storage(partial(self._target.pools.describe, request.name))
         return messages.Listing([info], False)
 
     async def _resize(self, request: messages.Resize) -> messages.Reply:
-        await self._target.in_thread(partial(self._target.pools.resize, request.name, request.size))
+        await self._target.on_storage(
+            partial(self._target.pools.resize, request.name, request.size), request.name
+        )
         log.info("%s resized pool %r to %d bytes", self.name, request.name, request.size)
         return messages.Done()
 
     async def _remove(self, request: messages.Remove) -> messages.Reply:
-        await self._target.in_thread(partial(self._target.pools.remove, request.name))
+        await self._target.on_storage(
+            partial(self._target.pools.remove, request.name), request.name
+        )
         log.info("%s removed pool %r", self.name, request.name)
         return messages.Done()
 
@@ -442,7 +453,7 @@ class Session:
     async def _leave(self) -> None:
         """Give back all that the client had; nothing of it is left to it."""
         if self._answering is not None:
-            await self._target.in_thread(self._answering.close)
+            await self._target.on_storage(self._answering.close)  # after the flush that it is at
             self._target.tally.flushes = total(self._target.tally.flushes, self._answering.counts)
             self._answering = None
         for number in tuple(self._pools):
@@ -454,7 +465,13 @@ class Session:
             else:
                 log.info("%s closed pool %r, by leaving", self.name, name)
         # What storage was still opening for it when it left.
-        await self._target.in_thread(partial(self._target.pools.release_all, self))
+        for pool in self._target.pools.held_by(self):
+            try:
+                await self._target.on_storage(
+                    partial(self._target.pools.release, pool, self), pool.name
+                )
+            except PoolError as error:
+                log.error("%s: pool %r: %s", self.name, pool.name, error)
         for thing in (self._connection, self._messages, self._peer):
             if thing is not None:
                 with contextlib.suppress(RpmaError):

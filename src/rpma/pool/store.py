@@ -27,6 +27,7 @@ import uuid
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
+from weakref import WeakValueDictionary
 
 from rpma.errors import ClosedError
 from rpma.pool.errors import (
@@ -167,6 +168,19 @@ class Listed:
     allocated: int
 
 
+class _Locks:
+    """A lock for the header and the size of each pool, there as long as somebody has use for it."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
+
+    def of(self, name: str) -> threading.RLock:
+        """Whoever holds one may take it again."""
+        with self._guard:
+            return self._locks.setdefault(name, threading.RLock())
+
+
 class Store:
     """A directory of pools, for one target alone: a second Store on it, of this process or another,
     is refused.
@@ -185,8 +199,7 @@ class Store:
             raise TypeError(f"directory: a str or a path is needed, not {type(directory).__name__}")
         self._directory = os.path.abspath(path)
         self._process = os.getpid()
-        self._resizing = threading.Lock()
-        self._writing = threading.RLock()  # a header
+        self._changing = _Locks()
         try:
             self._take()
         except BaseException:
@@ -356,7 +369,8 @@ class Store:
         fails. Returns the new header, which is that of `pool_file` from then on.
         """
         fd = pool_file.fd
-        with self._writing, _pool_errors(f"update the header of the pool {pool_file.name!r}"):
+        what = f"update the header of the pool {pool_file.name!r}"
+        with self._changing.of(pool_file.name), _pool_errors(what):
             # Not that of pool_file: another one may have been open on the same pool.
             old, problem = _examine(fd)
             if old is None or problem:
@@ -408,7 +422,7 @@ class Store:
         # shorter than a header says that may be on the disk. So a growing file has its bytes before
         # its header, and a shrinking one its header before it loses bytes. A crash in between
         # leaves a file that is longer than it need be, which is harmless.
-        with self._resizing, self.open(name) as pool_file:
+        with self._changing.of(name), self.open(name) as pool_file:
             what = f"resize the pool {name!r}"
             fd, old_size = pool_file.fd, pool_file.header.size
             new_size = dataclasses.replace(
@@ -418,11 +432,10 @@ class Store:
                 length, new_length = os.fstat(fd).st_size, _file_length(new_size)
                 if new_size > old_size:
                     self._grow(fd, DATA_OFFSET + old_size, length, new_length, what)
-                with self._writing:
-                    if new_size != old_size:
-                        self._write_size(pool_file, new_size)
-                    if length > new_length:
-                        os.ftruncate(fd, new_length)
+                if new_size != old_size:
+                    self._write_size(pool_file, new_size)
+                if length > new_length:
+                    os.ftruncate(fd, new_length)
             return pool_file.header
 
     def remove(self, name: str) -> None:

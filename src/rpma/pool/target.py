@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import threading
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +19,7 @@ from rpma.errors import InvalidArgumentError, WaitTimeoutError
 from rpma.pool import logic
 from rpma.pool.address import TargetAddress
 from rpma.pool.errors import TargetError
+from rpma.pool.lanes import Lanes
 from rpma.pool.metrics import Metrics, Tally, total
 from rpma.pool.served import ServedPools
 from rpma.pool.session import Session
@@ -37,6 +38,9 @@ log = logging.getLogger("rpma.target")
 
 MAX_STRANGERS = 64
 """How many clients may be about to show the token at a time."""
+
+OPENING_THREADS = 4
+"""How many clients that have shown the token are given their protection domain at a time."""
 
 DEFAULT_LISTEN = "127.0.0.1:7204"
 
@@ -108,7 +112,8 @@ class Target:
         self._directory = directory
         self._dram = parse_size(dram, "dram")
         self.pools: ServedPools
-        self._storage: ThreadPoolExecutor
+        self._lanes: Lanes
+        self._opening: Lanes
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stop: asyncio.Event
@@ -135,7 +140,9 @@ class Target:
         self.pools = ServedPools(
             store, dram_limit=self._dram, direct_write_to_pmem=self.direct_write_to_pmem
         )
-        self._storage = ThreadPoolExecutor(1, "rpma-storage")
+        # A session has one thing done at a time; so has the metrics.
+        self._lanes = Lanes("rpma-storage", self._max_clients + MAX_STRANGERS + 1)
+        self._opening = Lanes("rpma-opening", OPENING_THREADS)
         self._thread = threading.Thread(target=self._run, name="rpma-target", daemon=True)
         self._thread.start()
         self._started.wait()
@@ -228,9 +235,13 @@ class Target:
             return os.urandom(32)
         return token
 
-    async def in_thread(self, function: Callable[[], T]) -> T:
-        """What may block on storage, one after the other."""
-        return await asyncio.get_running_loop().run_in_executor(self._storage, function)
+    async def on_storage(self, work: Callable[[], T], *names: str) -> T:
+        """Do what may wait for storage, when nothing else is done with the pools of these names."""
+        return await self._lanes.run(work, *names)
+
+    async def opening(self, work: Callable[[], T]) -> T:
+        """Do what a client that comes in needs from its device, past whatever waits for storage."""
+        return await self._opening.run(work)
 
     # ---- its thread ------------------------------------------------------------------------------
 
@@ -242,7 +253,8 @@ class Target:
             if self._started.is_set():
                 log.critical("the target ends: %s", error)
         finally:
-            self._storage.shutdown()
+            self._opening.close()
+            self._lanes.close()
             self.pools.close()
             self._started.set()
 
@@ -285,7 +297,7 @@ class Target:
         await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _measure(self) -> Metrics:
-        infos = await self.in_thread(self.pools.all)
+        infos = await self.on_storage(self.pools.all)
         tally, flushes = self.tally, [session.flushes for session in self._sessions.values()]
         kinds = ("file", "dram")
         return Metrics(
