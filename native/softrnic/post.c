@@ -183,7 +183,7 @@ post_send(struct ibv_qp *ibv_qp, struct ibv_send_wr *wr, struct ibv_send_wr **ba
 			break;
 		}
 		if (state == IBV_QPS_ERR)
-			request_flush(qp, request, IBV_WC_WR_FLUSH_ERR);
+			request_complete(qp, request, IBV_WC_WR_FLUSH_ERR);
 		else
 			tx->tail++;
 	}
@@ -220,6 +220,7 @@ wr_start(struct ibv_qp_ex *ex)
 	pthread_mutex_lock(&qp->batch_lock);
 	pthread_mutex_lock(&qp->tx.lock);
 	qp->batch_room = room(&qp->tx);
+	qp->batch_begin = qp->tx.tail;
 	pthread_mutex_unlock(&qp->tx.lock);
 	qp->batch_count = 0;
 	qp->batch_request = NULL;
@@ -384,10 +385,14 @@ wr_complete(struct ibv_qp_ex *ex)
 	int ret = qp->batch_error;
 	if (!ret) {
 		pthread_mutex_lock(&tx->lock);
-		tx->tail += qp->batch_count;
-		if (atomic_load(&qp->state) == IBV_QPS_ERR)
+		int state = atomic_load(&qp->state);
+		if (state == IBV_QPS_RESET || tx->tail != qp->batch_begin)
+			ret = EINVAL; /* it was taken back meanwhile */
+		else
+			tx->tail += qp->batch_count;
+		if (!ret && state == IBV_QPS_ERR)
 			sender_flush(qp);
-		else if (!gathers(qp))
+		else if (!ret && !gathers(qp))
 			sender_run(qp);
 		pthread_mutex_unlock(&tx->lock);
 	}

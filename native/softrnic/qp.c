@@ -134,39 +134,38 @@ close_stream(struct qp *qp)
 	atomic_store(&qp->owes_ended, true);
 }
 
+/* What becomes of what was posted and has not been completed. */
+enum posted { FLUSHED, FORGOTTEN };
+
 static void
-flush_receives(struct qp *qp)
+end_receives(struct qp *qp, enum posted posted)
 {
 	struct receiver *rx = &qp->rx;
-	struct ibv_wc wc = {
-		.status = IBV_WC_WR_FLUSH_ERR, .opcode = IBV_WC_RECV, .qp_num = qp->ibv.qp_num};
-	if (rx->has_receive) {
-		rx->has_receive = false;
-		wc.wr_id = rx->receive.wr_id;
-		cq_push(qp->ibv.recv_cq, &wc, true);
-	}
-	if (qp->init.srq) {
-		srq_unstall(container_of(qp->init.srq, struct srq, ibv), qp);
+	struct srq *srq = qp->init.srq ? container_of(qp->init.srq, struct srq, ibv) : NULL;
+	if (rx->has_receive && posted == FLUSHED)
+		receive_flush(qp, rx->receive.wr_id);
+	rx->has_receive = false;
+	if (srq)
+		srq_unstall(srq, qp);
+	else if (posted == FLUSHED)
+		receive_queue_flush(qp);
+	else
+		receive_queue_forget(&qp->rq);
+	if (srq && posted == FLUSHED)
 		async_report(qp->ibv.context, IBV_EVENT_QP_LAST_WQE_REACHED, &qp->ibv,
 			     &qp->async_reported);
-		return;
-	}
-	pthread_mutex_lock(&qp->rq.lock);
-	qp->rq.flushes = true;
-	pthread_mutex_unlock(&qp->rq.lock);
-	while (receive_queue_take(&qp->rq, &rx->receive)) {
-		wc.wr_id = rx->receive.wr_id;
-		cq_push(qp->ibv.recv_cq, &wc, true);
-	}
 }
 
-void
-qp_break_receiving(struct qp *qp, const struct terminate *terminate, bool is_over)
+/* With rx.lock. */
+static void
+end_stream(struct qp *qp, const struct terminate *terminate, bool is_over, enum posted posted)
 {
 	bool is_first;
 	pthread_mutex_lock(&qp->tx.lock);
 	is_first = atomic_exchange(&qp->state, IBV_QPS_ERR) != IBV_QPS_ERR;
 	qp->ibv.state = IBV_QPS_ERR;
+	if (posted == FORGOTTEN)
+		qp->tx.forgets = true;
 	if (is_first) {
 		/* What has come in is answered, as the peer may count on it. */
 		if (qp->has_stream && !is_over)
@@ -183,7 +182,7 @@ qp_break_receiving(struct qp *qp, const struct terminate *terminate, bool is_ove
 		qp->rx.state = IN_OVER;
 		qp->rx.start = qp->rx.end = 0;
 		qp->rx.is_stalled = qp->rx.is_full = false;
-		flush_receives(qp);
+		end_receives(qp, posted);
 	}
 	if (is_over)
 		close_stream(qp);
@@ -191,6 +190,12 @@ qp_break_receiving(struct qp *qp, const struct terminate *terminate, bool is_ove
 		(void)engine_change(&qp->source, EPOLLIN, 0); /* it may have been stalled */
 		engine_set_deadline(&qp->source, engine_now() + LINGER_NS);
 	}
+}
+
+void
+qp_break_receiving(struct qp *qp, const struct terminate *terminate, bool is_over)
+{
+	end_stream(qp, terminate, is_over, FLUSHED);
 }
 
 void
@@ -564,8 +569,8 @@ ibv_qp_to_qp_ex(struct ibv_qp *qp)
 static void
 reset(struct qp *qp)
 {
-	qp_break(qp, NULL, false);
 	pthread_mutex_lock(&qp->rx.lock);
+	end_stream(qp, NULL, false, FORGOTTEN);
 	close_stream(qp);
 	pthread_mutex_lock(&qp->tx.lock);
 	struct sender *tx = &qp->tx;
@@ -574,14 +579,12 @@ reset(struct qp *qp)
 	tx->closes = tx->is_shut = tx->imm_sent = tx->turn = tx->waits_first = false;
 	tx->blocked = tx->has_failed = tx->owes = tx->gathers = false;
 	tx->failure = (struct terminate){0};
+	tx->forgets = false;
 	qp->rx.has_imm = qp->rx.has_receive = false;
 	qp->rx.read_placed = qp->rx.received = 0;
 	qp->rx.state = IN_OVER;
-	if (!qp->init.srq) {
-		pthread_mutex_lock(&qp->rq.lock);
-		qp->rq.flushes = false;
-		pthread_mutex_unlock(&qp->rq.lock);
-	}
+	if (!qp->init.srq)
+		receive_queue_forget(&qp->rq);
 	atomic_store(&qp->state, IBV_QPS_RESET);
 	qp->ibv.state = IBV_QPS_RESET;
 	pthread_mutex_unlock(&qp->tx.lock);
@@ -678,15 +681,15 @@ ibv_destroy_qp(struct ibv_qp *ibv_qp)
 	remove_from_table(qp);
 	object_count(OBJECT_QP, -1);
 	/* What was sent still arrives: the stream lingers on its own. */
-	qp_break(qp, NULL, false);
-	owed_forget(qp);
 	pthread_mutex_lock(&qp->rx.lock);
+	end_stream(qp, NULL, false, FORGOTTEN);
 	if (qp->has_stream)
 		atomic_store(&qp->owes_ended, true);
 	pthread_mutex_unlock(&qp->rx.lock);
+	owed_forget(qp);
 	qp_tell(qp);
 	qp_forget_events(ibv_qp, qp->events.argument);
-	/* From here on it completes nothing: its completion queues may go. */
+	/* It completes nothing any more: its completion queues may go. */
 	cq_clean(ibv_qp->send_cq, ibv_qp->qp_num);
 	cq_clean(ibv_qp->recv_cq, ibv_qp->qp_num);
 	cq_detach(ibv_qp->send_cq, qp);

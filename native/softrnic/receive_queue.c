@@ -37,27 +37,21 @@ receive_queue_fini(struct receive_queue *rq)
 	pthread_mutex_destroy(&rq->lock);
 }
 
-int
-receive_queue_post(struct receive_queue *rq, const struct ibv_recv_wr *wr)
+/* With the lock. 0, EINVAL or ENOMEM (full). */
+static int
+add(struct receive_queue *rq, const struct ibv_recv_wr *wr)
 {
-	int ret = 0;
 	if (wr->num_sge < 0 || (unsigned)wr->num_sge > rq->max_sge)
 		return EINVAL;
-	pthread_mutex_lock(&rq->lock);
-	if (rq->flushes) {
-		ret = ECANCELED;
-	} else if (rq->tail - rq->head >= rq->limit) {
-		ret = ENOMEM;
-	} else {
-		uint32_t index = rq->tail & rq->mask;
-		rq->posted[index].wr_id = wr->wr_id;
-		rq->posted[index].sge_count = (unsigned)wr->num_sge;
-		for (int i = 0; i < wr->num_sge; i++)
-			rq->sges[index * rq->max_sge + (unsigned)i] = wr->sg_list[i];
-		rq->tail++;
-	}
-	pthread_mutex_unlock(&rq->lock);
-	return ret;
+	if (rq->tail - rq->head >= rq->limit)
+		return ENOMEM;
+	uint32_t index = rq->tail & rq->mask;
+	rq->posted[index].wr_id = wr->wr_id;
+	rq->posted[index].sge_count = (unsigned)wr->num_sge;
+	for (int i = 0; i < wr->num_sge; i++)
+		rq->sges[index * rq->max_sge + (unsigned)i] = wr->sg_list[i];
+	rq->tail++;
+	return 0;
 }
 
 bool
@@ -88,6 +82,38 @@ receive_queue_length(struct receive_queue *rq)
 	return length;
 }
 
+/* ---- a queue pair's own ---- */
+
+void
+receive_flush(struct qp *qp, uint64_t wr_id)
+{
+	struct ibv_wc wc = {.wr_id = wr_id,
+			    .status = IBV_WC_WR_FLUSH_ERR,
+			    .opcode = IBV_WC_RECV,
+			    .qp_num = qp->ibv.qp_num};
+	cq_push(qp->ibv.recv_cq, &wc, true);
+}
+
+void
+receive_queue_flush(struct qp *qp)
+{
+	struct receive_queue *rq = &qp->rq;
+	pthread_mutex_lock(&rq->lock);
+	rq->flushes = true;
+	while (rq->head != rq->tail)
+		receive_flush(qp, rq->posted[rq->head++ & rq->mask].wr_id);
+	pthread_mutex_unlock(&rq->lock);
+}
+
+void
+receive_queue_forget(struct receive_queue *rq)
+{
+	pthread_mutex_lock(&rq->lock);
+	rq->head = rq->tail;
+	rq->flushes = false;
+	pthread_mutex_unlock(&rq->lock);
+}
+
 int
 post_recv(struct ibv_qp *ibv_qp, struct ibv_recv_wr *wr, struct ibv_recv_wr **bad)
 {
@@ -99,19 +125,14 @@ post_recv(struct ibv_qp *ibv_qp, struct ibv_recv_wr *wr, struct ibv_recv_wr **ba
 	}
 	if (qp->init.srq || atomic_load(&qp->state) == IBV_QPS_RESET)
 		ret = EINVAL;
-	for (; !ret && wr; wr = wr->next) {
-		ret = receive_queue_post(&qp->rq, wr);
-		if (ret == ECANCELED) { /* the error state takes it, to say so */
-			struct ibv_wc wc = {.wr_id = wr->wr_id,
-					    .status = IBV_WC_WR_FLUSH_ERR,
-					    .opcode = IBV_WC_RECV,
-					    .qp_num = ibv_qp->qp_num};
-			cq_push(ibv_qp->recv_cq, &wc, true);
-			ret = 0;
-		}
-		if (ret)
-			break;
+	pthread_mutex_lock(&qp->rq.lock);
+	for (; !ret && wr; wr = ret ? wr : wr->next) {
+		ret = add(&qp->rq, wr);
+		/* The error state takes it, to say so, behind what was posted before. */
+		if (!ret && qp->rq.flushes)
+			receive_flush(qp, qp->rq.posted[qp->rq.head++ & qp->rq.mask].wr_id);
 	}
+	pthread_mutex_unlock(&qp->rq.lock);
 	if (ret)
 		*bad = wr;
 	receiver_kick(qp);
@@ -259,11 +280,10 @@ post_srq_recv(struct ibv_srq *ibv_srq, struct ibv_recv_wr *wr, struct ibv_recv_w
 		*bad = wr;
 		return ret;
 	}
-	for (; wr; wr = wr->next) {
-		ret = receive_queue_post(&srq->rq, wr);
-		if (ret)
-			break;
-	}
+	pthread_mutex_lock(&srq->rq.lock);
+	for (; !ret && wr; wr = ret ? wr : wr->next)
+		ret = add(&srq->rq, wr);
+	pthread_mutex_unlock(&srq->rq.lock);
 	if (ret)
 		*bad = wr;
 	kick_stalled(srq);

@@ -38,8 +38,10 @@ wc_opcode(enum ibv_wr_opcode opcode)
 }
 
 void
-request_flush(struct qp *qp, const struct request *request, enum ibv_wc_status status)
+request_complete(struct qp *qp, const struct request *request, enum ibv_wc_status status)
 {
+	if (qp->tx.forgets)
+		return;
 	struct ibv_wc wc = {.wr_id = request->wr_id,
 			    .status = status,
 			    .opcode = wc_opcode(request->opcode),
@@ -55,7 +57,7 @@ sender_complete(struct qp *qp, uint32_t position)
 	while ((int32_t)(position - tx->head) > 0) {
 		const struct request *request = request_at(tx, tx->head);
 		if (request->flags & IBV_SEND_SIGNALED || qp->init.sq_sig_all)
-			request_flush(qp, request, IBV_WC_SUCCESS);
+			request_complete(qp, request, IBV_WC_SUCCESS);
 		tx->head++;
 	}
 }
@@ -66,7 +68,8 @@ sender_flush(struct qp *qp)
 	struct sender *tx = &qp->tx;
 	while (tx->head != tx->tail) {
 		const struct request *request = request_at(tx, tx->head);
-		request_flush(qp, request, request->failed ? request->failed : IBV_WC_WR_FLUSH_ERR);
+		request_complete(qp, request,
+				 request->failed ? request->failed : IBV_WC_WR_FLUSH_ERR);
 		tx->head++;
 	}
 	tx->next = tx->tail;

@@ -187,10 +187,13 @@ struct receive_queue {
 
 int receive_queue_init(struct receive_queue *rq, uint32_t max_wr, uint32_t max_sge);
 void receive_queue_fini(struct receive_queue *rq);
-/* 0, EINVAL, ENOMEM (full) or ECANCELED (flushes). */
-int receive_queue_post(struct receive_queue *rq, const struct ibv_recv_wr *wr);
 bool receive_queue_take(struct receive_queue *rq, struct receive *receive);
 uint32_t receive_queue_length(struct receive_queue *rq);
+/* Complete a queue pair's receives, those of its queue, now and when they are posted, in order. */
+void receive_flush(struct qp *qp, uint64_t wr_id);
+void receive_queue_flush(struct qp *qp);
+/* Without completing anything. */
+void receive_queue_forget(struct receive_queue *rq);
 
 struct srq {
 	struct ibv_srq ibv;
@@ -296,6 +299,7 @@ struct sender {
 	/* Outbound requests not answered; a power of two of them, at least ORD. */
 	struct outbound *outbounds;
 	uint32_t outbound_head, outbound_tail, outbound_mask;
+	bool forgets; /* the queue pair goes away, or is reset: nothing completes any more */
 	/* The peer acknowledges, by answers to zero-length reads. Else what TCP has is complete. */
 	bool acknowledged;
 	uint32_t sent_upto;      /* position up to which TCP has it all */
@@ -392,7 +396,7 @@ struct qp {
 	_Atomic bool owes_established, owes_ended;
 	/* ibv_wr_*: the batch under way, behind the send queue's tail. */
 	pthread_mutex_t batch_lock; /* taken before all others */
-	uint32_t batch_count, batch_room;
+	uint32_t batch_begin, batch_count, batch_room;
 	int batch_error;
 	struct request *batch_request;
 	struct qp *next_in_table, *next_owing;
@@ -435,7 +439,7 @@ struct ibv_qp *create_qp_ex(struct ibv_context *context, struct ibv_qp_init_attr
 int post_ex_init(struct qp *qp, uint64_t operations); /* EOPNOTSUPP */
 
 /* A request of a queue pair in the error state. With tx.lock. */
-void request_flush(struct qp *qp, const struct request *request, enum ibv_wc_status status);
+void request_complete(struct qp *qp, const struct request *request, enum ibv_wc_status status);
 /* What posting ends with, after tx.lock is let go. */
 void post_done(struct qp *qp);
 

@@ -226,8 +226,7 @@ step_answer(void)
 	uint32_t behind = mistakes >> 6; /* the requests whose answers are in the stream already */
 	if (!qp->has_stream || tx->outbound_tail - tx->outbound_head <= behind)
 		return;
-	const struct outbound *outbound =
-		outbound_at(tx, tx->outbound_head + behind);
+	const struct outbound *outbound = outbound_at(tx, tx->outbound_head + behind);
 	const struct request *request = request_at(tx, outbound->request - 1);
 	struct fpdu_head head = {.tagged = true, .last = true, .opcode = RDMAP_READ_RESPONSE};
 	if (outbound->kind == OUTBOUND_ATOMIC) {

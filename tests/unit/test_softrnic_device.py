@@ -15,6 +15,7 @@ PROGRAMS = [
     "device_lifetime_test",
     "device_processes_test",
     "device_counters_test",
+    "device_ending_test",
 ]
 
 
