@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pool_listing
 import pool_peers
 import pool_report
 from fabric_programs import FailedError, Soft, soft_folder, write_bandwidth
@@ -324,10 +325,13 @@ def measure(options: argparse.Namespace, work: Path, say: Callable[[str], None])
                     samples.setdefault("ib_write_bw", []).append(found)
         say("memory")
         per_client = memory_per_client(process.pid, address)
+    say("listings")
+    listings = pool_listing.listings(work / "listed")
     return {
         "fabric": rpma.fabric.name,
         "durability": durability,
         "samples": samples,
+        "listings": listings,
         "target_kib": per_client,
         "client_kib": max(client_memory, default=0.0),
         "mebibytes": options.mebibytes,

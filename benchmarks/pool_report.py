@@ -109,6 +109,12 @@ def show(result: dict[str, Any]) -> None:
             aim,
         )
     console.print(table)
+    for listing in result["listings"]:
+        times = ", ".join(
+            f"{words} {listing[key]:.1f} ms ({listing[key] / listing['pools'] * 1e3:.0f} µs a pool)"
+            for key, words in (("first", "at first"), ("then", "then"))
+        )
+        console.print(f"listing {listing['pools']:6,} pools: {times}")
     target, client = result["target_kib"], result["client_kib"]
     console.print(
         f"memory: the target grows by {target:.0f} KiB for a client (aim: < {TARGET_AIM_KIB} KiB, "

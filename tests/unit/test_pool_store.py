@@ -46,7 +46,9 @@ from rpma.pool.header import (
     encode,
     slot_of,
 )
-from rpma.pool.store import PoolFile, Store, check_name
+from rpma.pool.names import check_name
+from rpma.pool.poolfile import PoolFile
+from rpma.pool.store import Store
 
 PAGE = 4096
 ATTRIBUTES = Attributes(signature=b"TEST", major=3)

@@ -29,8 +29,8 @@ from rpma.pool.errors import (
 )
 from rpma.pool.header import MAX_SIZE, Attributes
 from rpma.pool.messages import PoolInfo
+from rpma.pool.names import check_name
 from rpma.pool.sizes import parse_size
-from rpma.pool.store import check_name
 from rpma.pool.waiting import Waiter
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Literal
 from rpma import allocation
 from rpma.constants import Usage
 from rpma.errors import ProviderError
+from rpma.pool.catalog import Totals
 from rpma.pool.durability import Durable, Persistency, is_pmem
 from rpma.pool.errors import (
     PoolBusyError,
-    PoolError,
     PoolExistsError,
     PoolNotFoundError,
     PoolSpaceError,
@@ -32,13 +32,16 @@ from rpma.pool.errors import (
 )
 from rpma.pool.header import DATA_OFFSET, Attributes, Header
 from rpma.pool.messages import LISTED_AT_ONCE, WRITING, PoolInfo
+from rpma.pool.names import NameTable, check_name
 from rpma.pool.sizes import format_size
-from rpma.pool.store import Listed, PoolFile, Store, check_name
 
 if TYPE_CHECKING:
     from rpma.memory import MemoryRegion
     from rpma.peer import Peer
+    from rpma.pool.catalog import Listed
     from rpma.pool.messages import Access
+    from rpma.pool.poolfile import PoolFile
+    from rpma.pool.store import Store
 
 # Kernel devices do not pin pages of every file: see allocation.map_file.
 _NOT_PINNED = (errno.EFAULT, errno.EOPNOTSUPP)
@@ -167,7 +170,8 @@ class ServedPools:
         self._direct_write_to_pmem = direct_write_to_pmem
         self._lock = threading.Lock()
         self._open: dict[str, ServedPool] = {}
-        self._dram: dict[str, ServedPool] = {}  # one that is being created as well
+        self._dram: NameTable[ServedPool] = NameTable()  # one that is being created as well
+        self._dram_size = 0
 
     # ---- what clients ask for --------------------------------------------------------------------
 
@@ -195,7 +199,8 @@ class ServedPools:
         except BaseException:  # the client is told that there is none
             if volatile:
                 with self._lock:
-                    del self._dram[name]
+                    self._dram.pop(name)
+                    self._dram_size -= pool.header.size
             else:
                 self._files().remove(name)
             raise
@@ -203,7 +208,7 @@ class ServedPools:
     def _create_in_dram(
         self, name: str, size: int, attributes: Attributes, content_length: int | None
     ) -> ServedPool:
-        if self._store is not None and _is_there(self._store, name):
+        if self._store is not None and self._store.find(name) is not None:
             raise PoolExistsError(f"pool {name!r} exists: choose another name, or remove it")
         header = Header(
             pool_id=uuid.uuid4(),
@@ -214,9 +219,10 @@ class ServedPools:
         )
         pool = ServedPool(name, header, None)
         with self._lock:  # it has its share from now on, though not its memory
-            free = self._dram_limit - sum(pool.header.size for pool in self._dram.values())
+            free = self._dram_limit - self._dram_size
             if size <= free:
                 self._dram[name] = pool
+                self._dram_size += size
                 return pool
         raise PoolSpaceError(
             f"{format_size(size)} of DRAM are asked for, {format_size(free)} of the "
@@ -292,7 +298,8 @@ class ServedPools:
         """Remove a pool that nobody has open."""
         self._require_unused(name)
         with self._lock:
-            pool = self._dram.pop(name, None)
+            pool = self._dram.pop(name)
+            self._dram_size -= pool.header.size if pool is not None else 0
         if pool is not None:
             pool.close()
         else:
@@ -310,33 +317,45 @@ class ServedPools:
 
     def list(self, after: str) -> tuple[list[PoolInfo], bool]:
         """The pools whose names come after `after`, a message full, and whether there are more."""
-        files = {} if self._store is None else {file.name: file for file in self._store.list()}
-        with self._lock:
-            dram = dict(self._dram)
-        names = sorted(name for name in {*files, *dram} if name > after)
-        infos = [
-            self.info(dram[name]) if name in dram else self._file_info(files[name])
-            for name in names[:LISTED_AT_ONCE]
-        ]
-        return infos, len(names) > LISTED_AT_ONCE
+        while True:
+            # One more than is told of says whether there are more.
+            with self._lock:
+                names = self._dram.after(after, LISTED_AT_ONCE + 1)
+            if self._store is not None:
+                names = sorted({*names, *self._store.after(after, LISTED_AT_ONCE + 1)})
+            page = names[:LISTED_AT_ONCE]
+            infos = [info for name in page if (info := self._find(name)) is not None]
+            has_more = len(names) > len(page)
+            if infos or not has_more:
+                return infos, has_more
+            after = page[-1]  # all of them have gone meanwhile
 
-    def all(self) -> builtins.list[PoolInfo]:
-        """All pools, in no order."""
-        files = [] if self._store is None else self._store.list()
+    def totals(self) -> dict[str, Totals]:
+        """How many pools there are of each kind, and their size."""
+        files = Totals(0, 0) if self._store is None else self._store.totals()
         with self._lock:
-            dram = tuple(self._dram.values())
-        return [*map(self._file_info, files), *map(self.info, dram)]
+            return {"file": files, "dram": Totals(len(self._dram), self._dram_size)}
+
+    @property
+    def open_pools(self) -> int:
+        """How many pools somebody has open."""
+        return len(self._open)
 
     def describe(self, name: str) -> PoolInfo:
         """What there is to know of one pool."""
         check_name(name)
+        info = self._find(name)
+        if info is not None:
+            return info
+        self._files()
+        raise PoolNotFoundError(f"there is no pool {name!r}")
+
+    def _find(self, name: str) -> PoolInfo | None:
         pool = self._dram_pool(name)
         if pool is not None:
             return self.info(pool)
-        for file in self._files().list():
-            if file.name == name:
-                return self._file_info(file)
-        raise PoolNotFoundError(f"there is no pool {name!r}")
+        found = None if self._store is None else self._store.find(name)
+        return None if found is None else self._file_info(found)
 
     def info(self, pool: ServedPool) -> PoolInfo:
         """What there is to know of a pool that is open, or in DRAM."""
@@ -364,21 +383,11 @@ class ServedPools:
 
     def close(self) -> None:
         """Let go of all pools, and of the directory."""
-        for pool in {**self._dram, **self._open}.values():
+        for pool in {*self._dram.values(), *self._open.values()}:
             with contextlib.suppress(StorageError):
                 pool.close()
         if self._store is not None:
             self._store.close()
-
-
-def _is_there(store: Store, name: str) -> bool:
-    try:
-        store.open(name).close()
-    except PoolNotFoundError:
-        return False
-    except PoolError:
-        pass  # it cannot be opened, but it is there
-    return True
 
 
 def _info(

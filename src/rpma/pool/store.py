@@ -20,27 +20,18 @@ import errno
 import fcntl
 import os
 import re
-import stat
+import sys
 import threading
 import time
 import uuid
 import warnings
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 from weakref import WeakValueDictionary
 
 from rpma.errors import ClosedError
-from rpma.pool.errors import (
-    PoolDamagedError,
-    PoolError,
-    PoolExistsError,
-    PoolNameError,
-    PoolNotFoundError,
-    PoolSizeError,
-    PoolSpaceError,
-    StorageError,
-    TargetError,
-)
+from rpma.pool.catalog import Catalog, Listed, Totals
+from rpma.pool.errors import PoolExistsError, PoolSizeError, PoolSpaceError, TargetError
+from rpma.pool.folder import NO_ROOM, OPEN, Folder, file_of, pool_errors, reason_of
 from rpma.pool.header import (
     DATA_OFFSET,
     MAX_SEQUENCE,
@@ -48,124 +39,24 @@ from rpma.pool.header import (
     SLOT_SIZE,
     Attributes,
     Header,
-    choose,
     encode,
     slot_of,
 )
+from rpma.pool.names import NAME, check_name
+from rpma.pool.poolfile import PoolFile, examine, file_length, write_all, zero
 from rpma.pool.sizes import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import TracebackType
 
-__all__ = ["Listed", "PoolFile", "Store", "check_name"]
+__all__ = ["Store"]
 
-_PAGE: Final = 4096
-_SUFFIX: Final = ".pool"
 _LOCK: Final = ".lock"
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_UNFINISHED: Final = re.compile(rf"\.{_NAME.pattern}\.[0-9a-f]{{16}}\.new")
-_OPEN: Final = os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
-
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NOT_A_FILE: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
-_BROKEN: Final = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.EUCLEAN, errno.EBADMSG)
+_UNFINISHED: Final = re.compile(rf"\.{NAME.pattern}\.[0-9a-f]{{16}}\.new")
 
 
 class _Unset(enum.Enum):
     UNSET = 0
-
-
-def check_name(name: str) -> str:
-    """`name`, if a pool can have it: a letter or a digit, then at most 127 of letters, digits, ".",
-    "_" and "-", all ASCII. No such name leads out of a directory, and none is hidden in it.
-
-    PoolNameError otherwise, TypeError for what is no str.
-    """
-    if not isinstance(name, str):
-        raise TypeError(f"name: a str is needed, not {type(name).__name__}")
-    if not _NAME.fullmatch(name):
-        shown = repr(name if len(name) <= 140 else name[:140] + "...")
-        raise PoolNameError(
-            f"name: {shown} cannot be the name of a pool; use 1 to 128 ASCII letters, digits, '.', "
-            "'_' and '-', the first of them a letter or a digit"
-        )
-    return name
-
-
-class PoolFile:
-    """The open file of a pool; made by `Store.create` and `Store.open`.
-
-    It outlives the Store that made it. Dropped without `close`, it gives a ResourceWarning.
-
-    Attributes:
-        name: the pool's name.
-        path: the file's path, for messages.
-        header: what the header was when the file was opened, or last updated with this object.
-    """
-
-    def __init__(self, name: str, path: str, fd: int, header: Header) -> None:
-        """For `Store` only."""
-        self.name = name
-        self.path = path
-        self.header = header
-        self._fd = fd
-
-    @property
-    def fd(self) -> int:
-        """The descriptor, open for reading and writing. ClosedError once closed."""
-        if self._fd < 0:
-            raise ClosedError(f"{self!r}: the pool's file has been closed")
-        return self._fd
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` has been called."""
-        return self._fd < 0
-
-    def close(self) -> None:
-        """Close the file. Closing again does nothing. Makes no data durable."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __enter__(self) -> PoolFile:
-        _ = self.fd
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:
-            warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
-            self.close()
-
-    def __repr__(self) -> str:
-        state = " (closed)" if self.closed else ""
-        return f"<rpma.PoolFile {self.name!r}: {self.header.size} bytes{state}>"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listed:
-    """A pool as `Store.list` found it.
-
-    Attributes:
-        name: the pool's name.
-        header: its header; None where it cannot be read.
-        problem: why the pool cannot be opened; "" where it can.
-        allocated: bytes of storage that the file takes.
-    """
-
-    name: str
-    header: Header | None
-    problem: str
-    allocated: int
 
 
 class _Locks:
@@ -208,9 +99,9 @@ class Store:
 
     def _take(self) -> None:
         what = f"serve the directory {self._directory!r}"
-        with _pool_errors(what):
+        with pool_errors(what):
             self._fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            self._lock_fd = os.open(_LOCK, os.O_RDWR | os.O_CREAT | _OPEN, 0o600, dir_fd=self._fd)
+            self._lock_fd = os.open(_LOCK, os.O_RDWR | os.O_CREAT | OPEN, 0o600, dir_fd=self._fd)
             try:
                 fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -220,6 +111,8 @@ class Store:
                 raise TargetError(
                     f"cannot {what}: another target has it; stop that one, or use another directory"
                 ) from None
+            self._folder = Folder(self._fd, self._directory)
+            self._catalog = Catalog(self._folder)
             for file in os.listdir(self._fd):
                 if _UNFINISHED.fullmatch(file):
                     with contextlib.suppress(FileNotFoundError, IsADirectoryError):
@@ -250,7 +143,7 @@ class Store:
             os.close(directory)
 
     def __enter__(self) -> Store:
-        self._open_fd()
+        self._open_folder()
         return self
 
     def __exit__(
@@ -293,42 +186,43 @@ class Store:
             sequence=1,
         )
         header = dataclasses.replace(first, sequence=2)
-        directory = self._open_fd()
-        file, path = name + _SUFFIX, self._path(name)
+        folder, file = self._open_folder(), file_of(name)
         what = f"create the pool {name!r}"
         exists = f"cannot {what}: there is one of that name in {self._directory!r}"
         unfinished = f".{name}.{os.urandom(8).hex()}.new"
-        with _pool_errors(what):
-            if _is_there(file, directory):  # found out below as well, but only after the allocation
+        with pool_errors(what):
+            if folder.has(name):  # found out below as well, but only after the allocation
                 raise PoolExistsError(exists)
-            mode = os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN
-            fd = os.open(unfinished, mode, 0o600, dir_fd=directory)
-            leftovers = [unfinished]
-            try:
-                self._allocate(fd, 0, _file_length(header.size), what)
-                _write(fd, encode(first) + encode(header), 0)
-                os.fsync(fd)
+            with self._catalog.changing():
+                mode = os.O_RDWR | os.O_CREAT | os.O_EXCL | OPEN
+                fd = os.open(unfinished, mode, 0o600, dir_fd=folder.fd)
+                leftovers = [unfinished]
                 try:
-                    # A link, since a rename would replace a pool made meanwhile.
-                    os.link(
-                        unfinished,
-                        file,
-                        src_dir_fd=directory,
-                        dst_dir_fd=directory,
-                        follow_symlinks=False,
-                    )
-                except FileExistsError:
-                    raise PoolExistsError(exists) from None
-                leftovers.append(file)
-                os.unlink(unfinished, dir_fd=directory)
-                _sync_directory(directory)
-            except BaseException:
-                os.close(fd)
-                for leftover in leftovers:
-                    with contextlib.suppress(OSError):
-                        os.unlink(leftover, dir_fd=directory)
-                raise
-        return PoolFile(name, path, fd, header)
+                    self._allocate(fd, 0, file_length(header.size), what)
+                    write_all(fd, encode(first) + encode(header), 0)
+                    os.fsync(fd)
+                    try:
+                        # A link, since a rename would replace a pool made meanwhile.
+                        os.link(
+                            unfinished,
+                            file,
+                            src_dir_fd=folder.fd,
+                            dst_dir_fd=folder.fd,
+                            follow_symlinks=False,
+                        )
+                    except FileExistsError:
+                        raise PoolExistsError(exists) from None
+                    leftovers.append(file)
+                    os.unlink(unfinished, dir_fd=folder.fd)
+                    folder.sync()
+                    self._catalog.made(name, fd, header)
+                except BaseException:
+                    os.close(fd)
+                    for leftover in leftovers:
+                        with contextlib.suppress(OSError):
+                            os.unlink(leftover, dir_fd=folder.fd)
+                    raise
+        return PoolFile(name, folder.path_of(name), fd, header)
 
     def open(self, name: str) -> PoolFile:
         """Open a pool for reading and writing.
@@ -338,17 +232,17 @@ class Store:
         anything else that fails.
         """
         check_name(name)
-        directory = self._open_fd()
-        with _pool_errors(f"open the pool {name!r}"):
-            fd = self._open_file(name, directory, os.O_RDWR)
+        folder = self._open_folder()
+        with pool_errors(f"open the pool {name!r}"):
+            fd = folder.open(name, os.O_RDWR)
             try:
-                header, problem = _examine(fd)
+                header, problem = examine(fd)
                 if header is None or problem:
-                    raise self._damaged(name, problem)
+                    raise folder.damaged(name, problem)
             except BaseException:
                 os.close(fd)
                 raise
-        return PoolFile(name, self._path(name), fd, header)
+        return PoolFile(name, folder.path_of(name), fd, header)
 
     def update(
         self,
@@ -370,13 +264,13 @@ class Store:
         """
         fd = pool_file.fd
         what = f"update the header of the pool {pool_file.name!r}"
-        with self._changing.of(pool_file.name), _pool_errors(what):
+        with self._changing.of(pool_file.name), pool_errors(what):
             # Not that of pool_file: another one may have been open on the same pool.
-            old, problem = _examine(fd)
+            old, problem = examine(fd)
             if old is None or problem:
-                raise self._damaged(pool_file.name, problem)
+                raise self._folder.damaged(pool_file.name, problem)
             if old.sequence >= MAX_SEQUENCE:
-                raise self._damaged(
+                raise self._folder.damaged(
                     pool_file.name, f"no number is left for a header after {old.sequence}"
                 )
             new = dataclasses.replace(
@@ -397,15 +291,16 @@ class Store:
             offset = slot_of(new.sequence) * SLOT_SIZE
             before = os.pread(fd, SLOT_SIZE, offset)
             try:
-                _write(fd, encode(new), offset)
+                write_all(fd, encode(new), offset)
                 os.fdatasync(fd)
             except BaseException:
                 # The next reader must not take a header that may not be durable for the newest one:
                 # the next update would then overwrite the other, which is.
                 with contextlib.suppress(OSError):
-                    _write(fd, before, offset)
+                    write_all(fd, before, offset)
                 raise
             pool_file.header = new
+            self._catalog.changed(pool_file.name, fd, new)
             return new
 
     def resize(self, name: str, new_size: int) -> Header:
@@ -428,8 +323,8 @@ class Store:
             new_size = dataclasses.replace(
                 pool_file.header, size=new_size, content_length=None
             ).size
-            with _pool_errors(what):
-                length, new_length = os.fstat(fd).st_size, _file_length(new_size)
+            with pool_errors(what):
+                length, new_length = os.fstat(fd).st_size, file_length(new_size)
                 if new_size > old_size:
                     self._grow(fd, DATA_OFFSET + old_size, length, new_length, what)
                 if new_size != old_size:
@@ -446,60 +341,42 @@ class Store:
         that fails.
         """
         check_name(name)
-        directory = self._open_fd()
-        with _pool_errors(f"remove the pool {name!r}"):
+        folder = self._open_folder()
+        with pool_errors(f"remove the pool {name!r}"), self._catalog.changing():
             try:
-                os.unlink(name + _SUFFIX, dir_fd=directory)
+                os.unlink(file_of(name), dir_fd=folder.fd)
             except FileNotFoundError:
-                raise self._not_found(name) from None
+                raise folder.not_found(name) from None
             except IsADirectoryError:
-                raise self._damaged(name, "it is not a regular file") from None
-            _sync_directory(directory)
+                raise folder.damaged(name, "it is not a regular file") from None
+            self._catalog.gone(name)
+            folder.sync()
+
+    def find(self, name: str) -> Listed | None:
+        """A pool, also one that cannot be opened; None where there is none. PoolNameError."""
+        self._open_folder()
+        return self._catalog.find(check_name(name))
+
+    def after(self, name: str, count: int) -> builtins.list[str]:
+        """The names of the next `count` pools after `name`: see `Catalog.after`. StorageError or
+        TargetError where the directory cannot be read.
+        """
+        self._open_folder()
+        return self._catalog.after(name, count)
 
     def list(self) -> builtins.list[Listed]:
         """All pools, by name. One that cannot be opened is there with its problem; StorageError or
         TargetError only where the directory itself cannot be read.
         """
-        directory = self._open_fd()
-        with _pool_errors(f"list the pools of {self._directory!r}"):
-            files = os.listdir(directory)
-        names = sorted(file[: -len(_SUFFIX)] for file in files if file.endswith(_SUFFIX))
-        listed = (self._look_at(name, directory) for name in names if _NAME.fullmatch(name))
+        listed = (self._catalog.find(name) for name in self.after("", sys.maxsize))
         return [one for one in listed if one is not None]
 
-    def _look_at(self, name: str, directory: int) -> Listed | None:
-        """A pool for `list`; None where it has gone meanwhile."""
-        header, problem, allocated = None, "", 0
-        try:
-            with _pool_errors(f"open the pool {name!r}"):
-                allocated = _status(name + _SUFFIX, directory).st_blocks * 512
-                fd = self._open_file(name, directory, os.O_RDONLY)
-                try:
-                    header, problem = _examine(fd)
-                finally:
-                    os.close(fd)
-            if problem:
-                problem = str(self._damaged(name, problem))
-        except (PoolNotFoundError, FileNotFoundError):
-            return None
-        except PoolError as error:
-            problem = str(error)
-        return Listed(name=name, header=header, problem=problem, allocated=allocated)
-
-    def _open_file(self, name: str, directory: int, mode: int) -> int:
-        file = name + _SUFFIX
-        try:
-            # Opening alone does something to a device, and can wait for ever for a FIFO's other
-            # end: hence the look before, and O_NONBLOCK for what takes the file's place after it.
-            if not stat.S_ISREG(_status(file, directory).st_mode):
-                raise self._damaged(name, "it is not a regular file")
-            return os.open(file, mode | os.O_NONBLOCK | _OPEN, dir_fd=directory)
-        except FileNotFoundError:
-            raise self._not_found(name) from None
-        except OSError as error:
-            if error.errno in _NOT_A_FILE and not isinstance(error, PoolError):
-                raise self._damaged(name, "it is not a regular file") from None
-            raise
+    def totals(self) -> Totals:
+        """How many pools there are, and their size: in the same time however many there are, once
+        all have been looked at.
+        """
+        self._open_folder()
+        return self._catalog.totals()
 
     def _grow(self, fd: int, old_end: int, length: int, new_length: int, what: str) -> None:
         """Give a file of `length` bytes those that it lacks, all zero from `old_end` on."""
@@ -507,7 +384,7 @@ class Store:
             if new_length > length:
                 self._allocate(fd, length, new_length, what)
             # The rest of the last page, and what a shrinking that a crash ended has left.
-            _zero(fd, old_end, min(length, new_length))
+            zero(fd, old_end, min(length, new_length))
             os.fsync(fd)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -533,111 +410,24 @@ class Store:
         try:
             os.posix_fallocate(fd, 0, new_length)
         except OSError as error:
-            if error.errno in _NO_ROOM:
-                raise self._no_room(asked, what, _reason(error)) from error
+            if error.errno in NO_ROOM:
+                raise self._no_room(asked, what, reason_of(error)) from error
             raise
 
     def _no_room(self, asked: int, what: str, reason: str) -> PoolSpaceError:
         free = "unknown"
         with contextlib.suppress(OSError):
-            info = os.fstatvfs(self._open_fd())
+            info = os.fstatvfs(self._open_folder().fd)
             free = _figure(info.f_bavail * info.f_frsize)
         return PoolSpaceError(
             f"cannot {what}: {reason}: {_figure(asked)} asked for, {free} free in "
             f"{self._directory!r}"
         )
 
-    def _damaged(self, name: str, problem: str) -> PoolDamagedError:
-        return PoolDamagedError(f"the pool {name!r} ({self._path(name)}) is damaged: {problem}")
-
-    def _not_found(self, name: str) -> PoolNotFoundError:
-        return PoolNotFoundError(f"there is no pool {name!r} in {self._directory!r}")
-
-    def _path(self, name: str) -> str:
-        return os.path.join(self._directory, name + _SUFFIX)
-
-    def _open_fd(self) -> int:
+    def _open_folder(self) -> Folder:
         if self._fd < 0:
             raise ClosedError(f"{self!r}: the store has been closed")
-        return self._fd
-
-
-def _file_length(size: int) -> int:
-    """The length of the file of a pool of `size` bytes."""
-    return DATA_OFFSET + -(-size // _PAGE) * _PAGE
-
-
-def _examine(fd: int) -> tuple[Header | None, str]:
-    """The header of a pool's file, where it has one, and what is wrong with the file, or ""."""
-    info = os.fstat(fd)
-    if not stat.S_ISREG(info.st_mode):
-        return None, "it is not a regular file"
-    slots = os.pread(fd, DATA_OFFSET, 0)
-    if len(slots) != DATA_OFFSET:
-        return None, f"it has {info.st_size} bytes, and the header alone takes {DATA_OFFSET}"
-    try:
-        header = choose(slots[:SLOT_SIZE], slots[SLOT_SIZE:])
-    except PoolDamagedError as error:
-        return None, str(error)
-    needed = DATA_OFFSET + header.size
-    if info.st_size < needed:
-        return header, f"it has {info.st_size} bytes, and its header asks for {needed}"
-    return header, ""
-
-
-def _status(file: str, directory: int) -> os.stat_result:
-    return os.stat(file, dir_fd=directory, follow_symlinks=False)
-
-
-def _is_there(file: str, directory: int) -> bool:
-    try:
-        _status(file, directory)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _write(fd: int, data: bytes, offset: int) -> None:
-    """All of `data`: the system may take less at a time."""
-    done = 0
-    while done < len(data):
-        done += os.pwrite(fd, data[done:], offset + done)
-
-
-def _zero(fd: int, start: int, end: int) -> None:
-    zeros = bytes(min(1 << 20, max(end - start, 0)))
-    while start < end:
-        count = min(len(zeros), end - start)
-        _write(fd, zeros[:count], start)
-        start += count
-
-
-def _sync_directory(directory: int) -> None:
-    try:
-        os.fsync(directory)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that has no such thing
-            raise
-
-
-@contextlib.contextmanager
-def _pool_errors(what: str) -> Iterator[None]:
-    """Turn what the system raises into a `PoolError`; `what` as in "cannot " + what."""
-    try:
-        yield
-    except PoolError:
-        raise
-    except OSError as error:
-        kind: type[PoolError] = TargetError
-        if error.errno in _NO_ROOM:
-            kind = PoolSpaceError
-        elif error.errno in _BROKEN:
-            kind = StorageError
-        raise kind(f"cannot {what}: {_reason(error)}") from error
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+        return self._folder
 
 
 def _figure(size: int) -> str:

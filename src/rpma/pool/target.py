@@ -297,17 +297,16 @@ class Target:
         await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _measure(self) -> Metrics:
-        infos = await self.on_storage(self.pools.all)
+        totals = await self.on_storage(self.pools.totals)
         tally, flushes = self.tally, [session.flushes for session in self._sessions.values()]
-        kinds = ("file", "dram")
         return Metrics(
             clients=self.clients,
             sessions=tally.sessions,
             refused_logins=tally.refused_logins,
             refused_connections=tally.refused_connections,
-            pools={kind: sum(info.kind == kind for info in infos) for kind in kinds},
-            bytes={kind: sum(info.size for info in infos if info.kind == kind) for kind in kinds},
-            open_pools=sum(info.users > 0 for info in infos),
+            pools={kind: each.pools for kind, each in totals.items()},
+            bytes={kind: each.size for kind, each in totals.items()},
+            open_pools=self.pools.open_pools,
             requests=dict(tally.requests),
             refused_requests=dict(tally.refused_requests),
             flushes=total(tally.flushes, *(counts for counts in flushes if counts is not None)),
