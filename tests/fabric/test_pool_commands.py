@@ -428,7 +428,7 @@ def test_a_target_that_dies_in_a_put(fabric: Fabric, tmp_path: Path) -> None:
 
 def test_metrics(fabric: Fabric, tmp_path: Path) -> None:
     pytest.importorskip("prometheus_client")
-    options = ("--metrics", "127.0.0.1:0", "--dram", "1MiB")
+    options = ("--metrics", "127.0.0.1:0", "--dram", "1MiB", "--shadow-memory", "8MiB")
     with served(fabric, tmp_path / "pools", *options) as target, target.client() as client:
         address = target.wait_for(r"metrics at (http://\S+)")[1]
 
@@ -447,6 +447,7 @@ def test_metrics(fabric: Fabric, tmp_path: Path) -> None:
             assert (found['rpma_pools{kind="file"}'], found['rpma_pools{kind="dram"}']) == (1, 0)
             assert found['rpma_pool_bytes{kind="file"}'] == 65536
             assert found["rpma_open_pools"] == 1
+            assert found["rpma_shadow_limit_bytes"] == 8 << 20
             assert found['rpma_requests_total{kind="create"}'] == 1
             assert found["rpma_flush_requests_total"] == 2
             assert found["rpma_flush_bytes_total"] == 1024

@@ -101,6 +101,11 @@ def families(found: Metrics) -> Iterator[Metric]:
         "rpma_refused_connections", "Clients that were one too many.", found.refused_connections
     )
     yield GaugeMetricFamily("rpma_open_pools", "Pools that a client has open.", found.open_pools)
+    for name, words, value in (
+        ("rpma_shadow_bytes", "Memory of the copies that pools have in DRAM.", found.shadow_bytes),
+        ("rpma_shadow_limit_bytes", "How much such copies may take.", found.shadow_limit),
+    ):
+        yield GaugeMetricFamily(name, words, value)
     for name, words, by_kind in (
         ("rpma_pools", "Pools, open or not.", found.pools),
         ("rpma_pool_bytes", "The sizes of all pools.", found.bytes),

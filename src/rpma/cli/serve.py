@@ -79,6 +79,14 @@ def serve(
     dram: Annotated[
         str, typer.Option(metavar="SIZE", help="How much memory pools in DRAM may take.")
     ] = "0",
+    shadow_memory: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="SIZE",
+            help="How much memory copies may take of pools whose files the RDMA device cannot work "
+            "on; half of what there is, if nothing is said.",
+        ),
+    ] = None,
     rdma_address: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -140,6 +148,9 @@ def serve(
             Target,
             directory,
             dram=size_of(dram, "--dram"),
+            shadow_memory=(
+                size_of(shadow_memory, "--shadow-memory") if shadow_memory is not None else None
+            ),
             rdma_address=rdma_address,
             data_ports=ports_of(data_ports) if data_ports is not None else (),
             direct_write_to_pmem=direct_write_to_pmem,

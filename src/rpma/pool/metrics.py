@@ -44,6 +44,8 @@ class Metrics(NamedTuple):
         pools: how many there are, by kind: "file" and "dram".
         bytes: in these pools, by kind.
         open_pools: how many of them somebody has open.
+        shadow_bytes: memory that copies take of pools whose files the device cannot work on.
+        shadow_limit: how much of it they may take, in bytes.
         requests: on control channels, by kind.
         refused_requests: those of them that were refused, or failed; by kind.
         flushes: the flush requests of all clients; bytes in bytes.
@@ -56,6 +58,8 @@ class Metrics(NamedTuple):
     pools: dict[str, int]
     bytes: dict[str, int]
     open_pools: int
+    shadow_bytes: int
+    shadow_limit: int
     requests: dict[str, int]
     refused_requests: dict[str, int]
     flushes: Counts

@@ -11,6 +11,7 @@ import builtins
 import contextlib
 import dataclasses
 import errno
+import logging
 import os
 import threading
 import time
@@ -33,6 +34,7 @@ from rpma.pool.errors import (
 from rpma.pool.header import DATA_OFFSET, Attributes, Header
 from rpma.pool.messages import LISTED_AT_ONCE, WRITING, PoolInfo
 from rpma.pool.names import NameTable, check_name
+from rpma.pool.shadows import ShadowMemory
 from rpma.pool.sizes import format_size
 
 if TYPE_CHECKING:
@@ -43,8 +45,13 @@ if TYPE_CHECKING:
     from rpma.pool.poolfile import PoolFile
     from rpma.pool.store import Store
 
+log = logging.getLogger("rpma.target")
+
 # Kernel devices do not pin pages of every file: see allocation.map_file.
 _NOT_PINNED = (errno.EFAULT, errno.EOPNOTSUPP)
+
+_READ_AT_ONCE = 64 << 20
+"""Of a file into its shadow, in bytes."""
 
 _READ = Usage.READ_SRC | Usage.FLUSH_TYPE_VISIBILITY
 _WRITE = _READ | Usage.WRITE_DST
@@ -74,14 +81,16 @@ class ServedPool:
         self.is_shadowed = False
         self._mapping: allocation.Memory | None = None
         self._shadow: allocation.Memory | None = None
+        self._shadows: ShadowMemory | None = None  # which the shadow is taken from
+        self._stored: memoryview | None = None  # the mapping, behind the header
         self._data: memoryview | None = None  # what is registered
 
-    def map(self, peer: Peer, direct_write_to_pmem: bool) -> None:
+    def map(self, peer: Peer, direct_write_to_pmem: bool, shadows: ShadowMemory) -> None:
         """Bring its memory into being, as the device of `peer` can take it.
 
         Raises:
-            StorageError: the file cannot be mapped.
-            PoolSpaceError: a copy is needed, and there is no memory for it.
+            StorageError: the file cannot be mapped, or read.
+            PoolSpaceError: a copy is needed, and there is no memory for it, or not in `shadows`.
         """
         size = self.header.size
         if self.file is None:
@@ -93,7 +102,7 @@ class ServedPool:
             self._mapping = allocation.map_file(f"/proc/self/fd/{self.file.fd}", DATA_OFFSET + size)
         except (OSError, ValueError) as error:
             raise StorageError(f"pool {self.name!r}: cannot map its file: {error}") from error
-        stored = self._mapping.view[DATA_OFFSET:]
+        self._stored = stored = self._mapping.view[DATA_OFFSET:]
         is_persistent = self._mapping.is_dax or is_pmem(stored)
         self.persistency = Persistency.PMEM if is_persistent else Persistency.MSYNC
         if self._mapping.keeps_rdma_writes and _can_register(peer, stored):
@@ -102,11 +111,19 @@ class ServedPool:
                 self.persistency = Persistency.FLUSH
             self.durable = Durable(stored, None, self.persistency)
             return
+        shadows.take(size, self.name)
+        self._shadows = shadows
         self.is_shadowed = True
         self._shadow = _memory(size, self.name)
         self._data = self._shadow.view
-        self._data[:] = stored
+        _fill(self._data, self.file.fd, self.name)
         self.durable = Durable(self._data, stored, self.persistency)
+        log.info(
+            "pool %r has a copy in DRAM: %s of the %s for such copies are taken",
+            self.name,
+            format_size(shadows.used),
+            format_size(shadows.limit),
+        )
 
     def register(self, peer: Peer, access: Access) -> MemoryRegion:
         """A region of it, in the protection domain of `peer`."""
@@ -128,11 +145,15 @@ class ServedPool:
         finally:
             if self.durable is not None:
                 self.durable.close()
-            if self._data is not None:
-                self._data.release()
+            for view in (self._data, self._stored):
+                if view is not None:
+                    view.release()  # an error's traceback may hold it
             for memory in (self._shadow, self._mapping):
                 if memory is not None:
                     memory.close()
+            if self._shadows is not None:
+                self._shadows.give_back(self.header.size)
+                self._shadows = None
             if self.file is not None:
                 self.file.close()
 
@@ -145,6 +166,19 @@ def _can_register(peer: Peer, data: memoryview) -> bool:
             return False
         raise
     return True
+
+
+def _fill(data: memoryview, fd: int, name: str) -> None:
+    """Fill a shadow from the pool's file; other threads run meanwhile."""
+    done = 0
+    while done < len(data):
+        try:
+            count = os.preadv(fd, [data[done : done + _READ_AT_ONCE]], DATA_OFFSET + done)
+        except OSError as error:
+            raise StorageError(f"pool {name!r}: cannot read its file: {error.strerror}") from error
+        if not count:
+            raise StorageError(f"pool {name!r}: its file has become shorter")
+        done += count
 
 
 def _memory(size: int, name: str) -> allocation.Memory:
@@ -161,10 +195,23 @@ class ServedPools:
 
     What is true of all of them, and which are open by whom, is read and changed under a lock that
     nobody holds while waiting for anything.
+
+    Attributes:
+        shadows: how much memory shadows take, and may take.
     """
 
-    def __init__(self, store: Store | None, *, dram_limit: int, direct_write_to_pmem: bool) -> None:
-        """Serve the pools of `store`, and up to `dram_limit` bytes of pools in DRAM."""
+    def __init__(
+        self,
+        store: Store | None,
+        *,
+        dram_limit: int,
+        shadow_limit: int,
+        direct_write_to_pmem: bool,
+    ) -> None:
+        """Serve the pools of `store`, whose shadows may take up to `shadow_limit` bytes, and up to
+        `dram_limit` bytes of pools in DRAM.
+        """
+        self.shadows = ShadowMemory(shadow_limit)
         self._store = store
         self._dram_limit = dram_limit
         self._direct_write_to_pmem = direct_write_to_pmem
@@ -251,7 +298,7 @@ class ServedPools:
     def _add_user(self, pool: ServedPool, user: object, access: Access, peer: Peer) -> ServedPool:
         if pool.durable is None:
             try:
-                pool.map(peer, self._direct_write_to_pmem)
+                pool.map(peer, self._direct_write_to_pmem, self.shadows)
             except BaseException:
                 with contextlib.suppress(StorageError):
                     pool.is_shadowed = False  # there is nothing to write back

@@ -23,6 +23,7 @@ from rpma.pool.lanes import Lanes
 from rpma.pool.metrics import Metrics, Tally, total
 from rpma.pool.served import ServedPools
 from rpma.pool.session import Session
+from rpma.pool.shadows import default_limit
 from rpma.pool.sizes import parse_size
 from rpma.pool.store import Store
 
@@ -65,6 +66,7 @@ class Target:
         token: Buffer | str | None = None,
         tokens: Mapping[str, Buffer | str] | None = None,
         dram: int | str = 0,
+        shadow_memory: int | str | None = None,
         rdma_address: str | None = None,
         data_ports: Sequence[int] = (),
         direct_write_to_pmem: bool = False,
@@ -78,6 +80,9 @@ class Target:
             token: what clients have to have; None: whoever comes over loopback may come in.
             tokens: the tokens of users by name, besides.
             dram: how much memory pools in DRAM may take together, in bytes or as "1GiB".
+            shadow_memory: how much memory the copies of pools may take together whose files the
+                RDMA device cannot work on (docs/durability.md, "Shadowed files"), in bytes or as
+                "1GiB"; None: half of the machine's memory, or of its control group's.
             rdma_address: an address of the RDMA device for data connections; None: the one by which
                 a client came in.
             data_ports: the ports for data connections; empty: any that are free.
@@ -111,6 +116,9 @@ class Target:
         self._max_clients = max_clients
         self._directory = directory
         self._dram = parse_size(dram, "dram")
+        self._shadow_memory = (
+            default_limit() if shadow_memory is None else parse_size(shadow_memory, "shadow_memory")
+        )
         self.pools: ServedPools
         self._lanes: Lanes
         self._opening: Lanes
@@ -138,7 +146,10 @@ class Target:
             raise TargetError("the target has been started before")
         store = Store(self._directory) if self._directory is not None else None
         self.pools = ServedPools(
-            store, dram_limit=self._dram, direct_write_to_pmem=self.direct_write_to_pmem
+            store,
+            dram_limit=self._dram,
+            shadow_limit=self._shadow_memory,
+            direct_write_to_pmem=self.direct_write_to_pmem,
         )
         # A session has one thing done at a time; so has the metrics.
         self._lanes = Lanes("rpma-storage", self._max_clients + MAX_STRANGERS + 1)
@@ -307,6 +318,8 @@ class Target:
             pools={kind: each.pools for kind, each in totals.items()},
             bytes={kind: each.size for kind, each in totals.items()},
             open_pools=self.pools.open_pools,
+            shadow_bytes=self.pools.shadows.used,
+            shadow_limit=self.pools.shadows.limit,
             requests=dict(tally.requests),
             refused_requests=dict(tally.refused_requests),
             flushes=total(tally.flushes, *(counts for counts in flushes if counts is not None)),
