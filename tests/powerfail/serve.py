@@ -48,9 +48,9 @@ def shadow_some() -> None:
     mapped, can_register = served.ServedPool.map, served._can_register
     here = threading.local()
 
-    def map_(self: served.ServedPool, peer: Any, direct_write_to_pmem: bool) -> None:
+    def map_(self: served.ServedPool, *arguments: Any) -> None:
         here.is_shadowed = self.name.startswith("shadowed")
-        mapped(self, peer, direct_write_to_pmem)
+        mapped(self, *arguments)
         assert self.is_shadowed == here.is_shadowed
 
     served._can_register = lambda peer, data: not here.is_shadowed and can_register(peer, data)
