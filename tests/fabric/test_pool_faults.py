@@ -26,6 +26,7 @@ from targets import (
     MIB,
     TOKEN,
     Process,
+    Stranger,
     a_pool,
     check_serves,
     connect,
@@ -828,53 +829,6 @@ def test_a_control_channel_that_breaks_at_any_message(
 # ---- strangers -----------------------------------------------------------------------------------
 
 
-class Stranger:
-    """Somebody who speaks the protocol by hand, or does not."""
-
-    def __init__(self, target: Target) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", target.address.port or 0), SOON)
-        self.channel = channel.Channel()
-
-    def send(self, message: Any) -> None:
-        self.send_raw(self.channel.frame(messages.encode(message)))
-
-    def send_raw(self, data: bytes) -> None:
-        with suppress(ConnectionError):
-            self.socket.sendall(data)
-
-    def receive(self, kind: Any) -> Any:
-        while (payload := self.channel.next_payload()) is None:
-            data = self.socket.recv(1 << 16)
-            assert data, "the target has ended the connection"
-            self.channel.feed(data)
-        return messages.decode(payload, kind)
-
-    def login(self, user: str = "", version: int = messages.VERSION) -> channel.Keys:
-        """Show the token; the session is not received yet."""
-        hello, nonce = self.receive(messages.Hello), channel.new_nonce()
-        keys = channel.Keys.derive(TOKEN.encode(), hello.nonce, nonce, user)
-        self.send(messages.Login(version, user, nonce, keys.client_proof))
-        return keys
-
-    def come_in(self) -> messages.Session:
-        keys = self.login()
-        keys.check_target(self.receive(messages.Accepted).proof)
-        self.channel.secure(key_in=keys.to_client, key_out=keys.to_target)
-        found: messages.Session = self.receive(messages.Session)
-        return found
-
-    def check_ended(self) -> None:
-        """The target ends the connection, without having said much more."""
-        rest = b""
-        with suppress(ConnectionError):
-            while data := self.socket.recv(1 << 16):
-                rest += data
-        assert len(rest) < 1000
-
-    def close(self) -> None:
-        self.socket.close()
-
-
 def test_a_stranger_who_says_nothing_is_sent_away(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1265,7 +1219,7 @@ def test_a_file_that_was_damaged_while_its_pool_was_closed(
         client.create_pool("good", SIZE).close()
         client.create_pool("pool", SIZE).close()
         damage(tmp_path / "pool.pool")
-        with pytest.raises(PoolDamagedError, match=r"'pool' .* is damaged: ") as caught:
+        with pytest.raises(PoolDamagedError, match="'pool' is damaged: ") as caught:
             client.open_pool("pool")
         assert isinstance(caught.value, OSError)
         assert caught.value.errno == errno.EIO

@@ -40,6 +40,7 @@ from rpma.pool.address import parse_pool
 from rpma.pool.channel import MAX_PAYLOAD, NONCE_SIZE, Channel, Keys
 from rpma.pool.datapath import again
 from rpma.pool.errors import BY_WIRE_CODE
+from rpma.pool.words import explained
 
 KEY, ANOTHER_KEY = bytes(32), bytes([1]) * 32
 TOKENS = st.binary(min_size=1, max_size=64)
@@ -576,7 +577,7 @@ def test_a_failure_is_raised_as_what_the_target_met(code: str, text: str) -> Non
     with pytest.raises(PoolError) as caught:
         logic._reply(payload, messages.Done)
     assert type(caught.value) is BY_WIRE_CODE.get(code, PoolError)
-    assert str(caught.value) == text
+    assert str(caught.value) == explained(text)
 
 
 @given(ANYTHING)

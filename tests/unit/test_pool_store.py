@@ -643,7 +643,7 @@ class TestSpace:
         )
         printed = run(code, folder)
         assert "create the pool 'one': File too large: 204 KiB (208896 bytes) asked" in printed
-        assert "free in " in printed
+        assert " free " in printed
         assert printed.strip().endswith(str(errno.ENOSPC))
         assert files(folder) == {"two.pool"}
 
@@ -729,10 +729,10 @@ with Store(folder) as store:
 
 class TestOpen:
     def test_missing(self, folder: Path, store: Store) -> None:
-        with pytest.raises(PoolNotFoundError, match="no pool 'one' in ") as caught:
+        with pytest.raises(PoolNotFoundError, match=r"no pool 'one'$") as caught:
             store.open("one")
         assert isinstance(caught.value, FileNotFoundError)
-        assert str(folder) in str(caught.value)
+        assert caught.value.where == str(folder)
 
     @pytest.mark.parametrize(
         "kind", ["symbolic link", "dangling link", "directory", "fifo", "socket", "device"]
@@ -759,7 +759,7 @@ class TestOpen:
                 os.mknod(path, 0o20600, os.stat("/dev/null").st_rdev)
             except PermissionError:
                 pytest.skip("making a device takes root")
-        with pytest.raises(PoolDamagedError, match=r"one\.pool.*: it is not a regular file"):
+        with pytest.raises(PoolDamagedError, match=r"'one' is damaged: it is not a regular file"):
             store.open("one")
         listed = {one.name: one for one in store.list()}["one"]
         assert "not a regular file" in listed.problem
@@ -803,9 +803,10 @@ class TestOpen:
         with pytest.raises(PoolDamagedError) as caught:
             store.open("one")
         assert str(caught.value) == (
-            f"the pool 'one' ({folder / 'one.pool'}) is damaged: neither copy of its header is "
-            "valid; the first: it is empty; the second: it is empty"
+            "the pool 'one' is damaged: neither copy of its header is valid; the first: it is "
+            "empty; the second: it is empty"
         )
+        assert caught.value.in_full == f"{caught.value} ({folder / 'one.pool'})"
         assert caught.value.errno == errno.EIO
         assert descriptors() == before
 
@@ -1347,7 +1348,7 @@ class TestList:
             ("text", "does not begin as one"),
         ):
             assert words in listed[name].problem
-            assert f"the pool {name!r} ({folder / name}.pool)" in listed[name].problem
+            assert listed[name].problem.startswith(f"the pool {name!r} is damaged: ")
         assert descriptors() == before
 
     def test_leaves_out_what_cannot_be_a_pool(self, folder: Path, store: Store) -> None:
@@ -1393,7 +1394,7 @@ class TestList:
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "listdir", fail)
-            with pytest.raises(StorageError, match=r"list the pools of .*: Input/output error"):
+            with pytest.raises(StorageError, match=r"list the pools: Input/output error"):
                 store.list()
 
 

@@ -215,7 +215,7 @@ class Catalog:
                 self._meanwhile, self._is_stale = {}, False
                 stamp, began = self._changed(), time.monotonic()
             try:
-                with pool_errors(f"list the pools of {self._folder.path!r}"):
+                with pool_errors("list the pools", self._folder.path):
                     names = self._folder.names()
                 with self._lock:
                     for name, is_there in self._meanwhile.items():

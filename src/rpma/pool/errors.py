@@ -38,15 +38,22 @@ class PoolError(RpmaError):
 
     Attributes:
         wire_code: what a target sends for it.
+        where: what of the target's files it is about, for the target's log; no client is told.
     """
 
     wire_code = "error"
     number: int | None = None
 
-    def __init__(self, explanation: str = "", message: str = "") -> None:
+    def __init__(self, explanation: str = "", message: str = "", *, where: str = "") -> None:
         super().__init__(explanation, message)
+        self.where = where
         if self.number is not None:  # an OSError's: its own constructor wants it in front
             cast(Any, self).errno = self.number
+
+    @property
+    def in_full(self) -> str:
+        """What the target's log says."""
+        return f"{self} ({self.where})" if self.where else str(self)
 
 
 class PoolExistsError(PoolError, FileExistsError):

@@ -108,15 +108,17 @@ class Folder:
 
     def damaged(self, name: str, problem: str) -> PoolDamagedError:
         """What to raise for a pool with this problem."""
-        return PoolDamagedError(f"the pool {name!r} ({self.path_of(name)}) is damaged: {problem}")
+        return PoolDamagedError(
+            f"the pool {name!r} is damaged: {problem}", where=self.path_of(name)
+        )
 
     def not_found(self, name: str) -> PoolNotFoundError:
         """What to raise for a pool that there is not."""
-        return PoolNotFoundError(f"there is no pool {name!r} in {self.path!r}")
+        return PoolNotFoundError(f"there is no pool {name!r}", where=self.path)
 
 
 @contextlib.contextmanager
-def pool_errors(what: str) -> Iterator[None]:
+def pool_errors(what: str, where: str = "") -> Iterator[None]:
     """Turn what the system raises into a `PoolError`; `what` as in "cannot " + what."""
     try:
         yield
@@ -128,9 +130,9 @@ def pool_errors(what: str) -> Iterator[None]:
             kind = PoolSpaceError
         elif error.errno in _BROKEN:
             kind = StorageError
-        raise kind(f"cannot {what}: {reason_of(error)}") from error
+        raise kind(f"cannot {what}: {reason_of(error)}", where=where) from error
 
 
 def reason_of(error: OSError) -> str:
-    """The system's words."""
-    return error.strerror or str(error)
+    """The system's words, without the file's name."""
+    return error.strerror or type(error).__name__

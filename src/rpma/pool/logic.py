@@ -32,6 +32,7 @@ from rpma.pool.messages import PoolInfo
 from rpma.pool.names import check_name
 from rpma.pool.sizes import parse_size
 from rpma.pool.waiting import Waiter
+from rpma.pool.words import explained, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -146,7 +147,7 @@ def _reply(payload: bytes, kind: type[T]) -> T:
     reply = messages.decode(payload, kind | messages.Failed)
     if isinstance(reply, messages.Failed):
         cls = BY_WIRE_CODE.get(reply.code, PoolError)
-        raise cls(reply.text)
+        raise cls(explained(reply.text))
     assert isinstance(reply, kind)
     return reply
 
@@ -261,8 +262,8 @@ class PoolLogic:
             self.persistency = Persistency(opened.persistency)
         except ValueError:
             raise ProtocolError(
-                f"the target makes pools durable by {opened.persistency!r}, which this client "
-                "does not know: install the same rpma on both"
+                f"the target makes pools durable by {quoted(opened.persistency)}, which this "
+                "client does not know: install the same rpma on both"
             ) from None
         self.number = opened.number
         self.remote = RemoteMemoryRegion(opened.descriptor)

@@ -17,6 +17,7 @@ except ImportError as error:
 from rpma.pool.channel import NONCE_SIZE, PROOF_SIZE
 from rpma.pool.errors import ProtocolError
 from rpma.pool.header import Attributes
+from rpma.pool.words import plain
 
 VERSION = 1
 """The version of the protocol."""
@@ -248,4 +249,5 @@ def decode(payload: bytes, kind: Any) -> Any:
     try:
         return decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"a message came that is not the protocol's: {error}") from None
+        words = plain(str(error))  # which may quote the message
+        raise ProtocolError(f"a message came that is not the protocol's: {words}") from None

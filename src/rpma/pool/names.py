@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from rpma.pool.errors import PoolNameError
+from rpma.pool.words import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Set
@@ -28,10 +29,9 @@ def check_name(name: str) -> str:
     if not isinstance(name, str):
         raise TypeError(f"name: a str is needed, not {type(name).__name__}")
     if not NAME.fullmatch(name):
-        shown = repr(name if len(name) <= 140 else name[:140] + "...")
         raise PoolNameError(
-            f"name: {shown} cannot be the name of a pool; use 1 to 128 ASCII letters, digits, '.', "
-            "'_' and '-', the first of them a letter or a digit"
+            f"name: {quoted(name)} cannot be the name of a pool; use 1 to 128 ASCII letters, "
+            "digits, '.', '_' and '-', the first of them a letter or a digit"
         )
     return name
 

@@ -101,7 +101,9 @@ class ServedPool:
         try:
             self._mapping = allocation.map_file(f"/proc/self/fd/{self.file.fd}", DATA_OFFSET + size)
         except (OSError, ValueError) as error:
-            raise StorageError(f"pool {self.name!r}: cannot map its file: {error}") from error
+            reason = error.strerror if isinstance(error, OSError) else "it is not what it was"
+            words = f"pool {self.name!r}: cannot map its file: {reason}"
+            raise StorageError(words, where=f"{self.file.path}: {error}") from error
         self._stored = stored = self._mapping.view[DATA_OFFSET:]
         is_persistent = self._mapping.is_dax or is_pmem(stored)
         self.persistency = Persistency.PMEM if is_persistent else Persistency.MSYNC

@@ -29,6 +29,7 @@ from rpma.pool.errors import (
 from rpma.pool.metrics import total
 from rpma.pool.tasks import Pace, free_ports, readable, to_its_end
 from rpma.pool.wire import REQUEST_ROOM
+from rpma.pool.words import quoted, told
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -105,7 +106,7 @@ class Session:
             if isinstance(error, ProtocolError):
                 await self._say_failure(error)
         except (RpmaError, OSError) as error:
-            why = f"failed: {error}"
+            why = f"failed: {_for_log(error)}"
             await self._say_failure(error)
         except asyncio.CancelledError:
             why = "the target ends"
@@ -114,8 +115,13 @@ class Session:
             log.exception("%s: an error of the target", self.name)
         finally:
             await to_its_end(self._leave())
-            level = logging.INFO if self.is_in else logging.WARNING
-            log.log(level, "%s (%s) has gone: %s", self.name, self._where, why)
+            words = "%s (%s) has gone: %s"
+            if self.is_in:
+                log.info(words, self.name, self._where, why)
+            else:
+                self._target.sparing(
+                    logging.WARNING, "strangers have gone", words, self.name, self._where, why
+                )
 
     @property
     def flushes(self) -> Counts | None:
@@ -140,7 +146,7 @@ class Session:
         self._channel.secure(key_in=keys.to_target, key_out=keys.to_client)
         self._keys, self.is_in = keys, True
         self._target.tally.sessions += 1
-        user = f" as {login.user!r}" if login.user else ""
+        user = f" as {quoted(login.user)}" if login.user else ""
         log.info("%s came in from %s%s", self.name, self._where, user)
 
     async def _connect_data(self) -> None:
@@ -219,11 +225,18 @@ class Session:
             except WaitTimeoutError:
                 continue
             except ProviderError as error:
-                log.warning("%s: %s", self.name, error)
+                self._target.sparing(
+                    logging.WARNING, "data connections have failed", "%s: %s", self.name, error
+                )
                 continue
             if self._keys.check_ticket(request.private_data):
                 return request
-            log.warning("%s: a data connection without its ticket is refused", self.name)
+            self._target.sparing(
+                logging.WARNING,
+                "data connections without a ticket are refused",
+                "%s: a data connection without its ticket is refused",
+                self.name,
+            )
             request.close()
 
     async def _established(self, connection: Connection, deadline: float) -> None:
@@ -275,14 +288,19 @@ class Session:
             if rule.accesses is not None:
                 self._check_access(request.number, rule.accesses)
             return await rule.handler(self, request)
-        except PoolError as error:
-            tally.refused_requests[kind] += 1
-            log.info("%s: %s refused: %s", self.name, _words(request), error)
-            return messages.Failed(error.wire_code, str(error))
         except (RpmaError, OSError) as error:
             tally.refused_requests[kind] += 1
-            log.error("%s: %s failed: %s", self.name, _words(request), error)
-            return messages.Failed(TargetError.wire_code, str(error))
+            is_expected = isinstance(error, PoolError)
+            self._target.sparing(
+                logging.INFO if is_expected else logging.ERROR,
+                f"requests have failed: {kind}",
+                "%s: %s %s: %s",
+                self.name,
+                _words(request),
+                "refused" if is_expected else "failed",
+                _for_log(error),
+            )
+            return messages.Failed(_wire_code(error), told(error))
 
     async def _create(self, request: messages.Create) -> messages.Reply:
         peer = self._check_room()
@@ -444,9 +462,9 @@ class Session:
         return bool(data)
 
     async def _say_failure(self, error: Exception) -> None:
-        code = getattr(error, "wire_code", TargetError.wire_code)
+        failed = messages.Failed(_wire_code(error), told(error))
         with contextlib.suppress(OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(self._send(messages.Failed(code, str(error))), 1)
+            await asyncio.wait_for(self._send(failed), 1)
 
     # ---- the end ---------------------------------------------------------------------------------
 
@@ -461,7 +479,7 @@ class Session:
             try:
                 await self._close_pool(number)
             except PoolError as error:
-                log.error("%s: pool %r: %s", self.name, name, error)
+                log.error("%s: pool %r: %s", self.name, name, error.in_full)
             else:
                 log.info("%s closed pool %r, by leaving", self.name, name)
         # What storage was still opening for it when it left.
@@ -509,4 +527,12 @@ _RULES: dict[type, _Rule] = {
 def _words(request: Any) -> str:
     name = getattr(request, "name", None)
     what = type(request).__name__.lower()
-    return f"{what} {name!r}" if name is not None else what
+    return f"{what} {quoted(name)}" if name is not None else what
+
+
+def _wire_code(error: Exception) -> str:
+    return error.wire_code if isinstance(error, PoolError) else TargetError.wire_code
+
+
+def _for_log(error: Exception) -> str:
+    return error.in_full if isinstance(error, PoolError) else str(error)

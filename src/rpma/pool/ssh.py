@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from rpma.errors import WaitTimeoutError
 from rpma.pool.address import TargetAddress
 from rpma.pool.errors import PoolError, TargetError, TargetLost
+from rpma.pool.words import explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +101,8 @@ class SshTarget:
         if not isinstance(said, dict):
             raise TargetLost(f"cannot start a target at {address}: {self._words(line)}")
         if "error" in said:
-            raise TargetError(f"cannot start a target at {address}: {said['error']}")
+            words = explained(str(said["error"]))
+            raise TargetError(f"cannot start a target at {address}: {words}")
         port = said.get("port")
         if not isinstance(port, int) or not 0 < port < 1 << 16:
             raise TargetLost(f"cannot start a target at {address}: it named no port")
@@ -126,7 +128,8 @@ class SshTarget:
             self._process.wait(1)
         self._errors.seek(0)
         words = (self._errors.read(_MOST_SAID) or said).decode("utf-8", "replace").split("\n")
-        return " ".join(line.strip() for line in words if line.strip()) or "ssh said nothing"
+        line = " ".join(line.strip() for line in words if line.strip())
+        return explained(line) or "ssh said nothing"
 
     def close(self) -> None:
         """Let the target end. Idempotent."""

@@ -188,11 +188,13 @@ class Store:
         header = dataclasses.replace(first, sequence=2)
         folder, file = self._open_folder(), file_of(name)
         what = f"create the pool {name!r}"
-        exists = f"cannot {what}: there is one of that name in {self._directory!r}"
+        exists = PoolExistsError(
+            f"cannot {what}: there is one of that name", where=folder.path_of(name)
+        )
         unfinished = f".{name}.{os.urandom(8).hex()}.new"
         with pool_errors(what):
             if folder.has(name):  # found out below as well, but only after the allocation
-                raise PoolExistsError(exists)
+                raise exists
             with self._catalog.changing():
                 mode = os.O_RDWR | os.O_CREAT | os.O_EXCL | OPEN
                 fd = os.open(unfinished, mode, 0o600, dir_fd=folder.fd)
@@ -211,7 +213,7 @@ class Store:
                             follow_symlinks=False,
                         )
                     except FileExistsError:
-                        raise PoolExistsError(exists) from None
+                        raise exists from None
                     leftovers.append(file)
                     os.unlink(unfinished, dir_fd=folder.fd)
                     folder.sync()
@@ -420,13 +422,13 @@ class Store:
             info = os.fstatvfs(self._open_folder().fd)
             free = _figure(info.f_bavail * info.f_frsize)
         return PoolSpaceError(
-            f"cannot {what}: {reason}: {_figure(asked)} asked for, {free} free in "
-            f"{self._directory!r}"
+            f"cannot {what}: {reason}: {_figure(asked)} asked for, {free} free",
+            where=self._directory,
         )
 
     def _open_folder(self) -> Folder:
         if self._fd < 0:
-            raise ClosedError(f"{self!r}: the store has been closed")
+            raise ClosedError("the store has been closed")
         return self._folder
 
 

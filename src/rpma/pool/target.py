@@ -26,6 +26,7 @@ from rpma.pool.session import Session
 from rpma.pool.shadows import default_limit
 from rpma.pool.sizes import parse_size
 from rpma.pool.store import Store
+from rpma.pool.words import Sparing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -56,6 +57,7 @@ class Target:
         direct_write_to_pmem: what its operator says of the platform.
         software: what it says of itself.
         tally: what its sessions count.
+        sparing: by which they log what clients cause at their own pace.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class Target:
         self._stop: asyncio.Event
         self._sessions: dict[asyncio.Task[None], Session] = {}
         self.tally = Tally()
+        self.sparing: Sparing
         self._count = 0
         self._drain = 0.0
         self._hurry: asyncio.Event
@@ -272,6 +275,7 @@ class Target:
     async def _serve(self) -> None:
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self.sparing = Sparing(log, self._loop)
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         try:
             server = await asyncio.start_server(
@@ -295,6 +299,7 @@ class Target:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        self.sparing.sum_up()
         log.info("ended")
 
     async def _leaving(self, tasks: Sequence[asyncio.Task[None]]) -> None:
@@ -329,7 +334,13 @@ class Target:
         strangers = len(self._sessions) - self.clients
         if strangers >= MAX_STRANGERS or self.clients >= self._max_clients:
             self.tally.refused_connections += 1
-            log.warning("a connection is refused: %d clients, %d to be", self.clients, strangers)
+            self.sparing(
+                logging.WARNING,
+                "connections are refused",
+                "a connection is refused: %d clients, %d to be",
+                self.clients,
+                strangers,
+            )
             writer.close()
             return
         connection = writer.get_extra_info("socket")
