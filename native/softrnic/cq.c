@@ -240,6 +240,7 @@ cq_new(struct ibv_context *context, int cqe, void *cq_context, struct ibv_comp_c
 	pthread_mutex_init(&cq->ibv.mutex, NULL);
 	pthread_cond_init(&cq->ibv.cond, NULL);
 	pthread_mutex_init(&cq->lock, NULL);
+	pthread_mutex_init(&cq->poll_lock, NULL);
 	object_count(OBJECT_CQ, 1);
 	if (channel) {
 		struct channel *ours = container_of(channel, struct channel, ibv);
@@ -326,6 +327,7 @@ ibv_destroy_cq(struct ibv_cq *ibv_cq)
 	pthread_mutex_destroy(&cq->ibv.mutex);
 	pthread_cond_destroy(&cq->ibv.cond);
 	pthread_mutex_destroy(&cq->lock);
+	pthread_mutex_destroy(&cq->poll_lock);
 	free(cq->entries);
 	free(cq);
 	object_count(OBJECT_CQ, -1);

@@ -10,10 +10,23 @@ of_ex(struct ibv_cq_ex *ex)
 	return container_of(ex, struct cq, ex);
 }
 
+/* Where there is a completion, the queue is this thread's, with what is read of it, up to end_poll.
+ */
 static int
 start_poll(struct ibv_cq_ex *ex, struct ibv_poll_cq_attr *attr)
 {
-	return attr->comp_mask ? EINVAL : cq_take_one(of_ex(ex));
+	struct cq *cq = of_ex(ex);
+	if (attr->comp_mask)
+		return EINVAL;
+	if (engine_usable())
+		return EPERM; /* a forked child: a lock may be held by nobody that lives */
+	if (cq->is_single_threaded)
+		return cq_take_one(cq);
+	pthread_mutex_lock(&cq->poll_lock);
+	int ret = cq_take_one(cq);
+	if (ret)
+		pthread_mutex_unlock(&cq->poll_lock);
+	return ret;
 }
 
 static int
@@ -25,7 +38,9 @@ next_poll(struct ibv_cq_ex *ex)
 static void
 end_poll(struct ibv_cq_ex *ex)
 {
-	(void)ex;
+	struct cq *cq = of_ex(ex);
+	if (!cq->is_single_threaded && !engine_usable())
+		pthread_mutex_unlock(&cq->poll_lock);
 }
 
 static enum ibv_wc_opcode
@@ -109,7 +124,10 @@ create_cq_ex(struct ibv_context *context, struct ibv_cq_init_attr_ex *attr)
 	struct ibv_cq *ibv_cq = cq_new(context, (int)attr->cqe, attr->cq_context, attr->channel);
 	if (!ibv_cq)
 		return NULL;
-	struct ibv_cq_ex *ex = &container_of(ibv_cq, struct cq, ibv)->ex;
+	struct cq *cq = container_of(ibv_cq, struct cq, ibv);
+	cq->is_single_threaded = attr->comp_mask & IBV_CQ_INIT_ATTR_MASK_FLAGS &&
+				 attr->flags & IBV_CREATE_CQ_ATTR_SINGLE_THREADED;
+	struct ibv_cq_ex *ex = &cq->ex;
 	ex->start_poll = start_poll;
 	ex->next_poll = next_poll;
 	ex->end_poll = end_poll;

@@ -143,7 +143,9 @@ struct cq {
 	/* Under the channel's lock: */
 	unsigned pending_events, fetched_events;
 	struct cq *next_pending;
-	/* Extended: */
+	/* Extended; one thread at a time, from start_poll to end_poll, before all other locks: */
+	pthread_mutex_t poll_lock;
+	bool is_single_threaded; /* the program sees to that itself */
 	struct ibv_wc current;
 	uint64_t current_time;
 };

@@ -211,6 +211,145 @@ test_many_threads_waiting(void)
 	test_many_threads(true);
 }
 
+/* Completions of an extended queue, which several threads share. */
+enum { EXTENDED = 200000 };
+
+struct extended {
+	struct ibv_cq_ex *cq;
+	uint32_t qp_num;
+	_Atomic uint32_t taken;
+	_Atomic uint8_t seen[EXTENDED]; /* how often each was */
+};
+
+static void *
+take_extended(void *argument)
+{
+	struct extended *extended = argument;
+	struct ibv_poll_cq_attr attr = {0};
+	int64_t until = now_ms() + PATIENCE_MS;
+	while (atomic_load(&extended->taken) < EXTENDED) {
+		if (now_ms() > until)
+			give_up(__LINE__, "completions");
+		int ret = ibv_start_poll(extended->cq, &attr);
+		if (ret == ENOENT)
+			continue;
+		for (int i = 0; !ret; i++) {
+			CHECK(extended->cq->status, IBV_WC_WR_FLUSH_ERR);
+			CHECK(ibv_wc_read_qp_num(extended->cq), extended->qp_num);
+			MUST(extended->cq->wr_id < EXTENDED);
+			atomic_fetch_add(&extended->seen[extended->cq->wr_id], 1);
+			atomic_fetch_add(&extended->taken, 1);
+			ret = i < 10 ? ibv_next_poll(extended->cq) : ENOENT;
+		}
+		CHECK(ret, ENOENT);
+		ibv_end_poll(extended->cq);
+	}
+	return NULL;
+}
+
+/* An extended queue, and a queue pair that completes on it what is posted, at once. */
+static struct ibv_qp *
+extended_init(struct extended *extended, struct side *side, uint32_t flags)
+{
+	struct ibv_cq_init_attr_ex attr = {.cqe = EXTENDED,
+					   .wc_flags = IBV_WC_STANDARD_FLAGS,
+					   .comp_mask = IBV_CQ_INIT_ATTR_MASK_FLAGS,
+					   .flags = flags};
+	extended->cq = ibv_create_cq_ex(side->id->verbs, &attr);
+	MUST(extended->cq);
+	struct ibv_cq *cq = ibv_cq_ex_to_cq(extended->cq);
+	struct ibv_qp_init_attr init = {
+		.send_cq = cq,
+		.recv_cq = cq,
+		.cap = {.max_send_wr = 1, .max_recv_wr = 1, .max_send_sge = 1, .max_recv_sge = 1},
+		.qp_type = IBV_QPT_RC};
+	struct ibv_qp *qp = ibv_create_qp(side->pd, &init);
+	struct ibv_qp_attr error = {.qp_state = IBV_QPS_ERR};
+	MUST(qp && !ibv_modify_qp(qp, &error, IBV_QP_STATE));
+	extended->qp_num = qp->qp_num;
+	return qp;
+}
+
+static void
+complete_extended(struct ibv_qp *qp, uint64_t count)
+{
+	for (uint64_t i = 0; i < count; i++) {
+		struct ibv_recv_wr *bad, wr = {.wr_id = i};
+		CHECK(ibv_post_recv(qp, &wr, &bad), 0);
+	}
+}
+
+static void
+extended_fini(struct extended *extended, struct ibv_qp *qp)
+{
+	CHECK(ibv_destroy_qp(qp), 0);
+	CHECK(ibv_destroy_cq(ibv_cq_ex_to_cq(extended->cq)), 0);
+}
+
+static void
+test_several_threads_at_an_extended_queue(void)
+{
+	struct both both;
+	static struct extended extended;
+	pthread_t threads[2];
+	both_init(&both, NULL);
+	struct ibv_qp *qp = extended_init(&extended, &both.a, 0);
+	for (int i = 0; i < 2; i++)
+		MUST(!pthread_create(&threads[i], NULL, take_extended, &extended));
+	complete_extended(qp, EXTENDED);
+	for (int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	int lost = 0, twice = 0;
+	for (int i = 0; i < EXTENDED; i++) {
+		lost += extended.seen[i] == 0;
+		twice += extended.seen[i] > 1;
+	}
+	CHECK(lost, 0);
+	CHECK(twice, 0);
+	extended_fini(&extended, qp);
+	both_fini(&both);
+}
+
+static void *
+take_the_next(void *argument)
+{
+	struct ibv_cq_ex *cq = argument;
+	struct ibv_poll_cq_attr attr = {0};
+	CHECK(ibv_start_poll(cq, &attr), 0);
+	CHECK(cq->wr_id, 1);
+	ibv_end_poll(cq);
+	return NULL;
+}
+
+/* What one thread has not done with, another one leaves alone; unless there is but one. */
+static void
+test_a_completion_is_its_threads_up_to_the_end(void)
+{
+	struct both both;
+	static struct extended extended;
+	struct ibv_poll_cq_attr attr = {0};
+	pthread_t thread;
+	both_init(&both, NULL);
+	struct ibv_qp *qp = extended_init(&extended, &both.a, 0);
+	complete_extended(qp, 2);
+	CHECK(ibv_start_poll(extended.cq, &attr), 0);
+	MUST(!pthread_create(&thread, NULL, take_the_next, extended.cq));
+	sleep_ms(100);
+	CHECK(extended.cq->wr_id, 0);
+	ibv_end_poll(extended.cq);
+	pthread_join(thread, NULL);
+	CHECK(ibv_start_poll(extended.cq, &attr), ENOENT);
+	extended_fini(&extended, qp);
+	qp = extended_init(&extended, &both.a, IBV_CREATE_CQ_ATTR_SINGLE_THREADED);
+	complete_extended(qp, 2);
+	CHECK(ibv_start_poll(extended.cq, &attr), 0);
+	CHECK(ibv_start_poll(extended.cq, &attr), 0); /* nothing holds it up */
+	CHECK(extended.cq->wr_id, 1);
+	ibv_end_poll(extended.cq);
+	extended_fini(&extended, qp);
+	both_fini(&both);
+}
+
 /* One of several that wait in ibv_get_cq_event serves all. */
 static void *
 wait_for_event(void *argument)
@@ -431,6 +570,8 @@ main(void)
 	RUN(test_destruction_waits_for_acknowledgements);
 	RUN(test_many_threads_polling);
 	RUN(test_many_threads_waiting);
+	RUN(test_several_threads_at_an_extended_queue);
+	RUN(test_a_completion_is_its_threads_up_to_the_end);
 	RUN(test_several_that_wait_for_events);
 	RUN(test_destruction_while_the_peer_sends);
 	RUN(test_disconnecting_while_another_thread_posts);
