@@ -5,93 +5,15 @@
  *
  * With SOFTRNIC_HANDSHAKE_MS at 300, so that what has a limit reaches it.
  */
-#include "cm_test.h"
+#include "raw_peer.h"
 
 #include <sys/resource.h>
 
-#define REQUEST "4D504120494420526571204672616D65"
-#define REPLY "4D504120494420526570204672616D65"
 /* Revision 1; and 2 with IRD 4, ORD 2, peer-to-peer by Send, Write or Read, and "hi". */
 #define REQUEST_1 REQUEST "00 01 0000"
 #define REQUEST_2 REQUEST "10 02 0006 C004 C002 6869"
 /* What Write of no bytes looks like: ULPDU length 14, tagged and last, STag 0, TO 0, no CRC. */
 #define FIRST_WRITE "000E C140 00000000 0000000000000000 00000000"
-
-/* ---- raw peers ---- */
-
-static int
-raw_connect(const struct rdma_cm_id *listener)
-{
-	union address address = {.storage = listener->route.addr.src_storage};
-	int fd = socket(address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	MUST(fd >= 0);
-	MUST(!connect(fd, &address.any, size_of(&address)));
-	return fd;
-}
-
-static void
-raw_send(int fd, const char *hex)
-{
-	uint8_t bytes[1024];
-	size_t size = parse(bytes, hex);
-	CHECK(send(fd, bytes, size, MSG_NOSIGNAL), size);
-}
-
-/* What comes within the time that anything may take, as far as it is asked for. */
-static size_t
-raw_receive(int fd, uint8_t *bytes, size_t size)
-{
-	size_t filled = 0;
-	while (filled < size && is_readable(fd, PATIENCE_MS)) {
-		ssize_t got = recv(fd, bytes + filled, size - filled, 0);
-		if (got <= 0)
-			break;
-		filled += (size_t)got;
-	}
-	return filled;
-}
-
-#define RAW_EXPECT(fd, hex) raw_expect(__LINE__, fd, hex)
-
-static void
-raw_expect(int line, int fd, const char *hex)
-{
-	uint8_t got[1024], shall_be[1024];
-	size_t size = parse(shall_be, hex);
-	size_t count = raw_receive(fd, got, size);
-	check(line, "bytes received", (long long)count, (long long)size);
-	check_bytes(line, got, count, hex);
-}
-
-/* Closed by the other side, with nothing more to read. */
-#define RAW_EXPECT_CLOSED(fd)                                                                      \
-	do {                                                                                       \
-		char byte;                                                                         \
-		CHECK(is_readable(fd, PATIENCE_MS), 1);                                            \
-		CHECK(recv(fd, &byte, 1, 0) <= 0, 1);                                              \
-		close(fd);                                                                         \
-	} while (0)
-
-static int
-raw_listen(int *port)
-{
-	union address address = address_of("127.0.0.1", 0);
-	socklen_t size = sizeof(address);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	MUST(fd >= 0 && !bind(fd, &address.any, size_of(&address)) && !listen(fd, 16));
-	MUST(!getsockname(fd, &address.any, &size));
-	*port = ntohs(address.v4.sin_port);
-	return fd;
-}
-
-static int
-raw_accept(int listen_fd)
-{
-	MUST(is_readable(listen_fd, PATIENCE_MS));
-	int fd = accept(listen_fd, NULL, NULL);
-	MUST(fd >= 0);
-	return fd;
-}
 
 /* ---- initiators ---- */
 

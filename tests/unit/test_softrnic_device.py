@@ -16,6 +16,7 @@ PROGRAMS = [
     "device_processes_test",
     "device_counters_test",
     "device_ending_test",
+    "device_crc_test",
 ]
 
 
