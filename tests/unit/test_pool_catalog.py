@@ -40,7 +40,7 @@ def store(folder: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def pools(store: Store) -> ServedPools:
-    return ServedPools(store, dram_limit=1 << 20, direct_write_to_pmem=False)
+    return ServedPools(store, dram_limit=1 << 20, shadow_limit=1 << 20, direct_write_to_pmem=False)
 
 
 @pytest.fixture
