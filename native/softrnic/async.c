@@ -14,14 +14,6 @@ of(struct ibv_context *context)
 	return container_of(context, struct context, verbs.context);
 }
 
-bool
-semaphore_take(int fd)
-{
-	eventfd_t value;
-	struct iovec iovec = {&value, sizeof(value)};
-	return preadv2(fd, &iovec, 1, -1, RWF_NOWAIT) == sizeof(value);
-}
-
 static void *
 object_of(const struct ibv_async_event *event)
 {
@@ -53,7 +45,7 @@ async_report(struct ibv_context *ibv_context, enum ibv_event_type type, void *ob
 		context->first = event;
 	context->last = event;
 	(*reported)++;
-	(void)eventfd_write(ibv_context->async_fd, 1);
+	uncancelled_event_add(ibv_context->async_fd);
 	pthread_mutex_unlock(&context->lock);
 }
 
@@ -71,7 +63,7 @@ async_forget(struct ibv_context *ibv_context, const void *object, const unsigned
 			*link = event->next;
 			if (context->last == event)
 				context->last = previous;
-			(void)semaphore_take(ibv_context->async_fd);
+			(void)uncancelled_event_take(ibv_context->async_fd);
 			free(event);
 			count++;
 		} else {

@@ -45,7 +45,7 @@ ibv_destroy_comp_channel(struct ibv_comp_channel *ibv_channel)
 	pthread_mutex_unlock(&channel->lock);
 	if (is_used)
 		return EBUSY;
-	close(channel->ibv.fd);
+	uncancelled_close(channel->ibv.fd);
 	pthread_mutex_destroy(&channel->lock);
 	free(channel);
 	object_count(OBJECT_CHANNEL, -1);
@@ -74,7 +74,7 @@ channel_push(struct channel *channel, struct cq *cq)
 	bool has_other_waiters = channel->waiters > (channel == waited_for);
 	pthread_mutex_unlock(&channel->lock);
 	if (!is_own) {
-		(void)eventfd_write(channel->ibv.fd, 1);
+		uncancelled_event_add(channel->ibv.fd);
 		if (has_other_waiters)
 			engine_kick();
 	}
@@ -85,7 +85,7 @@ static bool
 take_event(struct channel *channel)
 {
 	if (!channel->unannounced)
-		return semaphore_take(channel->ibv.fd);
+		return uncancelled_event_take(channel->ibv.fd);
 	channel->unannounced--;
 	return true;
 }
@@ -147,14 +147,22 @@ count_waiter(struct channel *channel, int change)
 	pthread_mutex_unlock(&channel->lock);
 }
 
+static void
+end_wait(void *channel)
+{
+	waited_for = NULL;
+	count_waiter(channel, -1);
+}
+
 static int
 wait_for_event(struct channel *channel)
 {
+	volatile int ret;
 	count_waiter(channel, 1);
 	waited_for = channel;
-	int ret = engine_wait(channel->ibv.fd, has_events, channel);
-	waited_for = NULL;
-	count_waiter(channel, -1);
+	pthread_cleanup_push(end_wait, channel);
+	ret = engine_wait(channel->ibv.fd, has_events, channel);
+	pthread_cleanup_pop(1);
 	return ret;
 }
 
@@ -167,6 +175,7 @@ ibv_get_cq_event(struct ibv_comp_channel *ibv_channel, struct ibv_cq **ibv_cq, v
 		errno = ret;
 		return -1;
 	}
+	pthread_testcancel(); /* as in a read(), also where there is no need to wait */
 	struct cq *cq = channel_pop(channel);
 	while (!cq) {
 		int flags = fcntl(channel->ibv.fd, F_GETFL);
@@ -322,7 +331,7 @@ ibv_destroy_cq(struct ibv_cq *ibv_cq)
 	pthread_mutex_lock(&cq->ibv.mutex);
 	while (cq->ibv.comp_events_completed != fetched ||
 	       cq->ibv.async_events_completed != async_fetched)
-		pthread_cond_wait(&cq->ibv.cond, &cq->ibv.mutex);
+		uncancelled_cond_wait(&cq->ibv.cond, &cq->ibv.mutex);
 	pthread_mutex_unlock(&cq->ibv.mutex);
 	pthread_mutex_destroy(&cq->ibv.mutex);
 	pthread_cond_destroy(&cq->ibv.cond);

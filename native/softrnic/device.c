@@ -32,11 +32,11 @@ node_guid(void)
 	if (guid)
 		return guid;
 	char bytes[128] = "";
-	int fd = open("/etc/machine-id", O_RDONLY | O_CLOEXEC);
-	if (fd < 0 || read(fd, bytes, sizeof(bytes) - 1) <= 0)
+	int fd = uncancelled_open("/etc/machine-id", O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || uncancelled_read(fd, bytes, sizeof(bytes) - 1) <= 0)
 		(void)gethostname(bytes, sizeof(bytes) - 1);
 	if (fd >= 0)
-		close(fd);
+		uncancelled_close(fd);
 	guid = 0xcbf29ce484222325u; /* FNV-1a */
 	for (const char *c = bytes; *c; c++)
 		guid = (guid ^ (unsigned char)*c) * 0x100000001b3u;
@@ -293,7 +293,7 @@ int
 ibv_close_device(struct ibv_context *ibv)
 {
 	struct context *context = container_of(ibv, struct context, verbs.context);
-	close(ibv->async_fd);
+	uncancelled_close(ibv->async_fd);
 	pthread_mutex_destroy(&ibv->mutex);
 	pthread_mutex_destroy(&context->lock);
 	free(context);

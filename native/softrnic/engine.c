@@ -2,6 +2,8 @@
 /* engine.c -- progress: one epoll instance, served by whoever has time. */
 #include "engine.h"
 
+#include "uncancelled.h"
+
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
@@ -74,9 +76,6 @@ static struct {
 /* What epoll says of the wake-up events; no source has these slots. */
 #define WAKE_UP UINT64_MAX
 #define KICK (UINT64_MAX - 1)
-
-/* The value of engine_forks() in the process that uses the device. */
-static _Atomic unsigned forks_at_start;
 
 static _Atomic int64_t last_polled;
 static _Atomic unsigned polls;
@@ -170,7 +169,7 @@ engine_set_deadline(struct source *source, int64_t deadline)
 	pthread_mutex_unlock(&engine.lock);
 	if (sooner) {
 		wake_progress();
-		(void)eventfd_write(engine.wake_fd, 1);
+		uncancelled_event_add(engine.wake_fd);
 	}
 }
 
@@ -220,10 +219,9 @@ has_other_processors(void)
 static void
 take_kick(void)
 {
-	eventfd_t value;
 	if (!is_serving_waiter && atomic_load(&serving_waiter))
 		return; /* that one takes it */
-	(void)eventfd_read(engine.kick_fd, &value);
+	uncancelled_event_clear(engine.kick_fd);
 	/* Who has begun to wait meanwhile may have been meant, and would sleep through it. */
 	if (!is_serving_waiter && atomic_load(&serving_waiter))
 		engine_kick();
@@ -233,11 +231,10 @@ static int
 handle(const struct epoll_event *events, int count)
 {
 	for (int i = 0; i < count; i++) {
-		eventfd_t value;
 		if (events[i].data.u64 == WAKE_UP) {
 			/* It is for the progress thread: nobody else knows the deadlines. */
 			if (is_progress_thread)
-				(void)eventfd_read(engine.wake_fd, &value);
+				uncancelled_event_clear(engine.wake_fd);
 			else
 				wake_progress();
 			continue;
@@ -267,7 +264,8 @@ static int
 serve(int timeout_ms)
 {
 	struct epoll_event events[EVENTS_AT_ONCE];
-	return handle(events, epoll_wait(engine.epfd, events, EVENTS_AT_ONCE, timeout_ms));
+	return handle(events,
+		      uncancelled_epoll_wait(engine.epfd, events, EVENTS_AT_ONCE, timeout_ms));
 }
 
 /* The progress thread's: look for a while before sleeping, where much has come of late. */
@@ -294,12 +292,11 @@ serve_attentively(int timeout_ms)
 static void
 serve_shortly(void)
 {
-	struct epoll_event events[EVENTS_AT_ONCE];
 	struct pollfd pollfd = {.fd = engine.epfd, .events = POLLIN};
 	struct timespec moment = {.tv_nsec = ENGINE_OWED_NS};
 	/* epoll_wait() itself knows milliseconds only, before glibc 2.35. */
-	if (ppoll(&pollfd, 1, &moment, NULL) > 0)
-		handle(events, epoll_wait(engine.epfd, events, EVENTS_AT_ONCE, 0));
+	if (uncancelled_poll_moment(&pollfd, &moment) > 0)
+		(void)serve(0);
 }
 
 int
@@ -358,7 +355,7 @@ want_progress(void)
 	if (atomic_load(&sleeps_for_good))
 		wake_progress();
 	else
-		(void)eventfd_write(engine.wake_fd, 1);
+		uncancelled_event_add(engine.wake_fd);
 }
 
 bool
@@ -420,18 +417,38 @@ is_interrupted(void)
 	return is;
 }
 
+static void
+end_plain_wait(void *unused)
+{
+	(void)unused;
+	atomic_fetch_sub(&other_waiters, 1);
+}
+
 static int
 wait_plainly(int fd)
 {
 	struct pollfd pollfd = {.fd = fd, .events = POLLIN};
+	volatile int ret;
 	atomic_fetch_add(&other_waiters, 1);
+	pthread_cleanup_push(end_plain_wait, NULL);
 	/* Whom this waiter counts on may be asleep since another one was serving. */
-	int ret;
 	do
 		ret = poll(&pollfd, 1, -1);
 	while (ret < 0 && !is_interrupted());
-	atomic_fetch_sub(&other_waiters, 1);
+	pthread_cleanup_pop(1);
 	return ret < 0 ? -1 : 0;
+}
+
+/* Also of a thread that is cancelled in its wait: somebody else has to serve now. */
+static void
+end_serving(void *unused)
+{
+	(void)unused;
+	is_serving_waiter = falls_asleep = false;
+	atomic_store(&serving_waiter, 0);
+	atomic_fetch_add(&waits_ended, 1);
+	if (atomic_load(&sleeps_for_good) || atomic_load(&other_waiters))
+		wake_progress();
 }
 
 int
@@ -441,8 +458,9 @@ engine_wait(int fd, bool (*is_done)(void *argument), void *argument)
 	if (engine.epfd < 0 || !atomic_compare_exchange_strong(&serving_waiter, &expected, 1))
 		return wait_plainly(fd);
 	struct epoll_event events[EVENTS_AT_ONCE];
-	int count;
+	volatile int count;
 	is_serving_waiter = true;
+	pthread_cleanup_push(end_serving, NULL);
 	do {
 		count = 0;
 		if (is_done(argument))
@@ -453,12 +471,9 @@ engine_wait(int fd, bool (*is_done)(void *argument), void *argument)
 			count = epoll_wait(engine.epfd, events, EVENTS_AT_ONCE, -1);
 		falls_asleep = false;
 	} while (handle(events, count) > 0 || (count < 0 && !is_interrupted()));
-	is_serving_waiter = false;
+	pthread_cleanup_pop(0);
 	int failure = errno;
-	atomic_store(&serving_waiter, 0);
-	atomic_fetch_add(&waits_ended, 1);
-	if (atomic_load(&sleeps_for_good) || atomic_load(&other_waiters))
-		wake_progress();
+	end_serving(NULL);
 	errno = failure;
 	return count < 0 ? -1 : 0;
 }
@@ -466,7 +481,7 @@ engine_wait(int fd, bool (*is_done)(void *argument), void *argument)
 void
 engine_kick(void)
 {
-	(void)eventfd_write(engine.kick_fd, 1);
+	uncancelled_event_add(engine.kick_fd);
 }
 
 /* ---- the progress thread ---- */
@@ -588,8 +603,7 @@ progress(void *unused)
 		bool aside = step_aside();
 		int timeout = -1;
 		if (aside && atomic_load(&serving_waiter)) {
-			eventfd_t value;
-			(void)eventfd_read(engine.wake_fd, &value);
+			uncancelled_event_clear(engine.wake_fd);
 			pay();
 			continue;
 		} else if (aside) {
@@ -614,18 +628,12 @@ progress(void *unused)
 
 /* ---- the epoll instance and its life ---- */
 
-int
-engine_usable(void)
-{
-	return engine.epfd < 0 || forks_at_start == engine_forks() ? 0 : EPERM;
-}
-
 static void
 stop(const int *fds, unsigned count)
 {
 	for (unsigned i = 0; i < count; i++) {
 		if (fds[i] >= 0)
-			close(fds[i]);
+			uncancelled_close(fds[i]);
 	}
 }
 
@@ -643,7 +651,7 @@ start(void)
 	pthread_t thread;
 	pthread_attr_t attributes;
 	sigset_t all, previous;
-	if (engine.epfd >= 0)
+	if (engine.epfd >= 0 || engine_usable())
 		return engine_usable();
 	int fds[] = {epoll_create1(EPOLL_CLOEXEC), eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
 		     eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
@@ -653,7 +661,7 @@ start(void)
 		stop(fds, 3);
 		return failure;
 	}
-	atomic_store(&forks_at_start, engine_forks());
+	engine_is_used(true);
 	engine.wake_fd = fds[1];
 	engine.kick_fd = fds[2];
 	atomic_store(&engine.epfd, fds[0]);
@@ -666,6 +674,7 @@ start(void)
 	pthread_attr_destroy(&attributes);
 	pthread_sigmask(SIG_SETMASK, &previous, NULL);
 	if (ret) {
+		engine_is_used(false);
 		engine.epfd = -1;
 		stop(fds, 3);
 		return ret;

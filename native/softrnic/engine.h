@@ -9,6 +9,7 @@
 #ifndef SOFTRNIC_ENGINE_H
 #define SOFTRNIC_ENGINE_H
 
+#include <errno.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -48,10 +49,19 @@ void engine_remove(struct source *source);
 /* Call `expired` once, at this moment (engine_now()); 0 takes it back. Coarse: milliseconds. */
 void engine_set_deadline(struct source *source, int64_t deadline);
 
+extern _Atomic bool engine_is_lost; /* fork.c */
+
 int64_t engine_now(void); /* CLOCK_MONOTONIC, in nanoseconds */
 
-/* 0, or EPERM in a child of the process that uses the device: fork is not supported across it. */
-int engine_usable(void);
+/*
+ * 0, or EPERM in a child of the process that uses the device: fork is not supported across it. To
+ * be asked before a lock is taken, which may be held by a thread that the child does not have.
+ */
+static inline int
+engine_usable(void)
+{
+	return atomic_load_explicit(&engine_is_lost, memory_order_relaxed) ? EPERM : 0;
+}
 
 /* ---- for the device ---- */
 
@@ -83,8 +93,8 @@ void engine_on_idle(void (*idle)(void));
 
 /* ---- forks (fork.c) ---- */
 
-/* How many there were on the way to this process. */
-unsigned engine_forks(void);
+/* This process uses the device from here on, or does not: its children cannot, or can. */
+void engine_is_used(bool is);
 /* A file descriptor to be closed in a forked child, where it would keep a connection alive. */
 void engine_close_in_child(int fd);
 void engine_forget_fd(int fd);

@@ -2,6 +2,8 @@
 /* fork.c -- what happens to the device's file descriptors in a child process. */
 #include "engine.h"
 
+#include "uncancelled.h"
+
 #include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -10,13 +12,15 @@ static struct {
 	pthread_mutex_t lock;
 	int *fds;
 	unsigned count, capacity;
-	_Atomic unsigned forks;
+	_Atomic bool is_used;
 } children = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-unsigned
-engine_forks(void)
+SOFTRNIC_EXPORT _Atomic bool engine_is_lost;
+
+void
+engine_is_used(bool is)
 {
-	return atomic_load_explicit(&children.forks, memory_order_relaxed);
+	atomic_store(&children.is_used, is);
 }
 
 static void
@@ -34,10 +38,11 @@ after_fork(void)
 static void
 child_after_fork(void)
 {
-	atomic_fetch_add(&children.forks, 1);
+	if (atomic_load(&children.is_used))
+		atomic_store(&engine_is_lost, true);
 	/* A connection that the parent ends must end for its peer as well. */
 	for (unsigned i = 0; i < children.count; i++)
-		close(children.fds[i]);
+		uncancelled_close(children.fds[i]);
 	children.count = 0;
 	pthread_mutex_unlock(&children.lock);
 }

@@ -110,7 +110,7 @@ add_with_new_key(struct mr *mr)
 	if (!grow())
 		ret = ENOMEM;
 	for (uint32_t key; !ret;) {
-		if (getrandom(&key, sizeof(key), 0) != sizeof(key)) {
+		if (uncancelled_random(&key, sizeof(key)) != sizeof(key)) {
 			ret = errno == EINTR ? 0 : errno;
 			continue;
 		}

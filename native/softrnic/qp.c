@@ -130,7 +130,7 @@ close_stream(struct qp *qp)
 	engine_forget_fd(fd);
 	/* Also for a copy of the descriptor that some child of this process may have. */
 	shutdown(fd, SHUT_RDWR);
-	close(fd);
+	uncancelled_close(fd);
 	atomic_store(&qp->owes_ended, true);
 }
 
@@ -268,7 +268,7 @@ expired(struct source *source)
 	if (atomic_load(&qp->state) == IBV_QPS_ERR) { /* else it has been reset, just now */
 		/* A peer that does not read would not get to know of the end behind the rest. */
 		if (qp->has_stream && ioctl(source->fd, SIOCOUTQ, &left) == 0 && left)
-			(void)connect(source->fd, &nobody, sizeof(nobody));
+			(void)uncancelled_connect(source->fd, &nobody, sizeof(nobody));
 		qp_break_receiving(qp, NULL, true);
 	}
 	pthread_mutex_unlock(&qp->rx.lock);
@@ -698,7 +698,7 @@ ibv_destroy_qp(struct ibv_qp *ibv_qp)
 	unsigned fetched = async_forget(ibv_qp->context, ibv_qp, &qp->async_reported);
 	pthread_mutex_lock(&ibv_qp->mutex);
 	while (ibv_qp->events_completed != fetched)
-		pthread_cond_wait(&ibv_qp->cond, &ibv_qp->mutex);
+		uncancelled_cond_wait(&ibv_qp->cond, &ibv_qp->mutex);
 	pthread_mutex_unlock(&ibv_qp->mutex);
 	pthread_mutex_destroy(&ibv_qp->mutex);
 	pthread_cond_destroy(&ibv_qp->cond);

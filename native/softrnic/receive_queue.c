@@ -230,7 +230,7 @@ ibv_destroy_srq(struct ibv_srq *ibv_srq)
 	unsigned fetched = async_forget(ibv_srq->context, ibv_srq, &srq->async_reported);
 	pthread_mutex_lock(&srq->ibv.mutex);
 	while (srq->ibv.events_completed != fetched)
-		pthread_cond_wait(&srq->ibv.cond, &srq->ibv.mutex);
+		uncancelled_cond_wait(&srq->ibv.cond, &srq->ibv.mutex);
 	pthread_mutex_unlock(&srq->ibv.mutex);
 	atomic_fetch_sub(&container_of(ibv_srq->pd, struct pd, ibv)->users, 1);
 	receive_queue_fini(&srq->rq);

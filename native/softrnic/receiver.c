@@ -486,7 +486,7 @@ receive_directly(struct qp *qp, size_t *asked)
 		*asked += DIRECT_TAIL;
 	}
 	struct msghdr message = {.msg_iov = iovecs, .msg_iovlen = used};
-	ssize_t got = recvmsg(qp->source.fd, &message, MSG_DONTWAIT);
+	ssize_t got = uncancelled_recvmsg(qp->source.fd, &message);
 	if (got > 0) {
 		uint32_t placed = (size_t)got < covered ? (uint32_t)got : covered;
 		for (int i = 0; qp->crc && i < count && placed; i++) {
@@ -513,7 +513,7 @@ receive_buffered(struct qp *qp, size_t *asked)
 		rx->start = 0;
 	}
 	*asked = IN_BUFFER - rx->end;
-	ssize_t got = recv(qp->source.fd, rx->buffer + rx->end, *asked, MSG_DONTWAIT);
+	ssize_t got = uncancelled_recv(qp->source.fd, rx->buffer + rx->end, *asked);
 	if (got > 0)
 		rx->end += (uint32_t)got;
 	return got;
@@ -526,7 +526,7 @@ drain(struct qp *qp)
 	ssize_t got;
 	size_t total = 0;
 	do {
-		got = recv(qp->source.fd, qp->rx.buffer, IN_BUFFER, MSG_DONTWAIT);
+		got = uncancelled_recv(qp->source.fd, qp->rx.buffer, IN_BUFFER);
 		total += got > 0 ? (size_t)got : 0;
 	} while ((got > 0 && total < RUN_BYTES) || (got < 0 && errno == EINTR));
 	if (got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK))

@@ -17,6 +17,7 @@
 
 #include "device.h"
 #include "engine.h"
+#include "uncancelled.h"
 #include "wire.h"
 
 #define MAX_SGE 16
@@ -49,8 +50,6 @@ void async_report(struct ibv_context *context, enum ibv_event_type type, void *o
  * acknowledgement its destruction awaits.
  */
 unsigned async_forget(struct ibv_context *context, const void *object, const unsigned *reported);
-/* One from a semaphore eventfd if there is one, whatever the program has set its fd to. */
-bool semaphore_take(int fd);
 
 /* ---- how many there are (objects.c) ---- */
 

@@ -69,7 +69,7 @@ transmit(struct qp *qp)
 		size += out->size - skip;
 	}
 	struct msghdr message = {.msg_iov = iovecs, .msg_iovlen = count};
-	ssize_t sent = count ? sendmsg(qp->source.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) : 0;
+	ssize_t sent = count ? uncancelled_sendmsg(qp->source.fd, &message) : 0;
 	int failure = errno;
 	for (unsigned i = 0; i < held_count; i++)
 		mr_put(held[i]);

@@ -3,9 +3,12 @@
  * unsupported.c -- calls of libibverbs for what this device does not have: address handles,
  * multicast, imports, ECE; and those that only configure a kernel device.
  */
+#include "uncancelled.h"
+
 #include <infiniband/verbs.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -184,14 +187,14 @@ ibv_read_sysfs_file(const char *folder, const char *file, char *buffer, size_t s
 	char path[512];
 	if (snprintf(path, sizeof(path), "%s/%s", folder, file) >= (int)sizeof(path) || !size)
 		return -1;
-	FILE *stream = fopen(path, "re");
-	if (!stream)
+	int fd = uncancelled_open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
 		return -1;
-	size_t length = fread(buffer, 1, size, stream);
-	fclose(stream);
-	if (length && buffer[length - 1] == '\n')
+	ssize_t length = uncancelled_read(fd, buffer, size);
+	uncancelled_close(fd);
+	if (length > 0 && buffer[length - 1] == '\n')
 		buffer[--length] = '\0';
-	else if (length < size)
+	else if (length >= 0 && (size_t)length < size)
 		buffer[length] = '\0';
 	return (int)length;
 }

@@ -52,7 +52,7 @@ address_is_local(const struct sockaddr *address)
 	if (fd < 0)
 		return false;
 	bool is_local = bind(fd, (struct sockaddr *)&any_port, size) == 0;
-	close(fd);
+	uncancelled_close(fd);
 	return is_local;
 }
 
@@ -180,7 +180,7 @@ socket_bound(const struct cm_id *id, const struct sockaddr *address)
 		socket_set_tos(fd, family, id->tos);
 	if (bind_port(fd, address, id->reuses_address)) {
 		int failure = errno;
-		close(fd);
+		uncancelled_close(fd);
 		return failed_with(failure);
 	}
 	engine_close_in_child(fd);
@@ -244,11 +244,11 @@ find_route(struct rdma_addr *route, const struct sockaddr *source, const struct 
 		address_set_port((struct sockaddr *)&from, 0);
 	}
 	if ((source && bind(fd, (struct sockaddr *)&from, size) < 0) ||
-	    connect(fd, (struct sockaddr *)&to, size) < 0 ||
+	    uncancelled_connect(fd, (struct sockaddr *)&to, size) < 0 ||
 	    getsockname(fd, (struct sockaddr *)&from, &from_size) < 0 ||
 	    getpeername(fd, (struct sockaddr *)&to, &to_size) < 0)
 		ret = errno;
-	close(fd);
+	uncancelled_close(fd);
 	if (ret)
 		return ret;
 	address_set_port((struct sockaddr *)&from, address_port(&route->src_addr));

@@ -25,6 +25,7 @@
 
 #include "../device.h"
 #include "../engine.h"
+#include "../uncancelled.h"
 #include "../wire.h"
 
 /* Connections of one listener whose request is not complete or not yet told. */

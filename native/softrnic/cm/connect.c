@@ -198,7 +198,8 @@ static int
 begin(struct link *link)
 {
 	const struct sockaddr *target = &link->id->id.route.addr.dst_addr;
-	if (connect(link->source.fd, target, address_size(target)) == 0 || errno == EISCONN)
+	if (uncancelled_connect(link->source.fd, target, address_size(target)) == 0 ||
+	    errno == EISCONN)
 		return ask(link);
 	if (errno == EALREADY)
 		return 0;

@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 pthread_mutex_t cm_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -47,7 +46,7 @@ channel_put(struct channel *channel)
 	if (--channel->users)
 		return;
 	if (channel->channel.fd >= 0)
-		close(channel->channel.fd);
+		uncancelled_close(channel->channel.fd);
 	free(channel);
 }
 
@@ -65,11 +64,11 @@ rdma_destroy_event_channel(struct rdma_event_channel *public)
 {
 	struct channel *channel = (struct channel *)public;
 	if (engine_usable()) {
-		close(channel->channel.fd);
+		uncancelled_close(channel->channel.fd);
 		return; /* a forked child: the lock may be held by nobody that lives */
 	}
 	pthread_mutex_lock(&cm_lock);
-	close(channel->channel.fd);
+	uncancelled_close(channel->channel.fd);
 	/* Ids should have gone before. Those that have not must find something. */
 	channel->channel.fd = -1;
 	channel_put(channel);
@@ -122,21 +121,13 @@ event_post(struct event *event)
 	channel->last = &event->next;
 	event->owner->queued++;
 	if (channel->channel.fd >= 0)
-		(void)eventfd_write(channel->channel.fd, 1);
+		uncancelled_event_add(channel->channel.fd);
 }
 
 void
 event_tell(struct cm_id *owner, enum rdma_cm_event_type type, int status)
 {
 	event_post(event_new(owner, type, status));
-}
-
-static void
-take_count(int fd)
-{
-	uint64_t count;
-	struct iovec bytes = {&count, sizeof(count)};
-	(void)!preadv2(fd, &bytes, 1, -1, RWF_NOWAIT);
 }
 
 struct event *
@@ -158,7 +149,7 @@ events_withdraw(struct cm_id *owner)
 		end = &event->next;
 		owner->queued--;
 		if (channel->channel.fd >= 0)
-			take_count(channel->channel.fd);
+			(void)uncancelled_event_take(channel->channel.fd);
 	}
 	channel->last = &channel->first;
 	while (*channel->last)

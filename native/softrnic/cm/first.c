@@ -61,7 +61,7 @@ is_served(void)
 	source_init(&line.source, fd, not_ready, expired, not_released);
 	line.is_served = engine_add(&line.source, EPOLLIN) == 0;
 	if (!line.is_served)
-		close(fd);
+		uncancelled_close(fd);
 	return line.is_served;
 }
 

@@ -41,7 +41,7 @@ id_free(struct cm_id *id)
 		connect_abandon(id);
 	if (id->fd >= 0) {
 		engine_forget_fd(id->fd);
-		close(id->fd);
+		uncancelled_close(id->fd);
 	}
 	if (id->id.channel)
 		channel_put((struct channel *)id->id.channel);
@@ -113,7 +113,7 @@ void
 id_settle(struct cm_id *id)
 {
 	while (id->busy)
-		pthread_cond_wait(&id->changed, &cm_lock);
+		uncancelled_cond_wait(&id->changed, &cm_lock);
 }
 
 void
@@ -195,7 +195,7 @@ rdma_destroy_id(struct rdma_cm_id *public)
 	pthread_mutex_lock(&cm_lock);
 	free_events(events_withdraw(id));
 	while (id->taken)
-		pthread_cond_wait(&id->changed, &cm_lock);
+		uncancelled_cond_wait(&id->changed, &cm_lock);
 	struct listener *listener = id->listener;
 	id->listener = NULL;
 	id_free(id);
@@ -235,7 +235,7 @@ rdma_migrate_id(struct rdma_cm_id *public, struct rdma_event_channel *target)
 	}
 	/* What the program has got belongs to the old channel: be done with it first. */
 	while (!ret && id->taken)
-		pthread_cond_wait(&id->changed, &cm_lock);
+		uncancelled_cond_wait(&id->changed, &cm_lock);
 	pthread_mutex_unlock(&cm_lock);
 	return ret ? failed_with(ret) : 0;
 }

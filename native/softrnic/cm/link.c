@@ -57,7 +57,7 @@ static void
 linger(struct link *link)
 {
 	uint8_t unwanted[MPA_FRAME_MAX];
-	ssize_t got = recv(link->source.fd, unwanted, sizeof(unwanted), MSG_DONTWAIT);
+	ssize_t got = uncancelled_recv(link->source.fd, unwanted, sizeof(unwanted));
 	if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
 		link_close(link);
 }
@@ -111,7 +111,7 @@ release(struct source *source)
 {
 	if (source->fd >= 0) { /* never served */
 		engine_forget_fd(source->fd);
-		close(source->fd);
+		uncancelled_close(source->fd);
 	}
 	free((struct link *)source);
 }
@@ -122,7 +122,7 @@ link_new(int fd)
 	struct link *link = calloc(1, sizeof(*link));
 	if (!link) {
 		engine_forget_fd(fd);
-		close(fd);
+		uncancelled_close(fd);
 		return NULL;
 	}
 	source_init(&link->source, fd, ready, expired, release);
@@ -158,7 +158,7 @@ link_close(struct link *link)
 	connect_leave_line(link);
 	link->id = NULL;
 	if (link->source.fd >= 0)
-		close(link_take_fd(link));
+		uncancelled_close(link_take_fd(link));
 }
 
 /* ---- frames ---- */
@@ -167,7 +167,7 @@ int
 link_receive(struct link *link, bool expect_reply)
 {
 	size_t room = sizeof(link->in) - link->filled;
-	ssize_t got = recv(link->source.fd, link->in + link->filled, room, MSG_DONTWAIT);
+	ssize_t got = uncancelled_recv(link->source.fd, link->in + link->filled, room);
 	if (got < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	if (got == 0)
@@ -187,7 +187,7 @@ link_send(struct link *link, const struct mpa_frame *frame)
 	size_t size = mpa_encode(bytes, frame);
 	if (!size)
 		return EMSGSIZE;
-	ssize_t sent = send(link->source.fd, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+	ssize_t sent = uncancelled_send(link->source.fd, bytes, size);
 	if (sent < 0)
 		return errno;
 	return (size_t)sent == size ? 0 : ENOBUFS;
@@ -259,7 +259,7 @@ link_join(struct link *link, uint32_t qp_num, bool awaits_first)
 	struct ibv_qp *qp = qp_find(qp_num);
 	int ret = qp ? qp_connect(qp, &setup) : EINVAL;
 	if (ret) {
-		close(setup.fd);
+		uncancelled_close(setup.fd);
 		if (qp)
 			qp_put(qp);
 	}

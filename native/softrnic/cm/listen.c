@@ -208,7 +208,7 @@ accept_some(struct listener *listener)
 			rest(listener, 0); /* until one of them leaves */
 			return;
 		}
-		int fd = accept4(listener->source.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		int fd = uncancelled_accept(listener->source.fd, SOCK_NONBLOCK | SOCK_CLOEXEC);
 		if (fd >= 0) {
 			admit(listener, fd);
 			continue;
@@ -304,7 +304,7 @@ listener_close(struct listener *listener)
 	listener->id = NULL;
 	engine_remove(&listener->source);
 	engine_forget_fd(fd);
-	close(fd);
+	uncancelled_close(fd);
 	while (listener->first) {
 		if (listener->first->phase == LINK_LINGERS)
 			listener_leave(listener->first);
