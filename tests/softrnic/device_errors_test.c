@@ -430,6 +430,47 @@ test_what_states_allow(void)
 	both_fini(&both);
 }
 
+/* The last receive is reported to who has a queue pair fail, not to who takes it back. */
+static void
+test_events_of_a_shared_receive_queue(void)
+{
+	struct both both;
+	both_init(&both, &(struct options){.with_srq = true});
+	struct side *a = &both.a;
+	struct ibv_async_event event;
+	struct ibv_qp_init_attr init = {.send_cq = a->send_cq,
+					.recv_cq = a->recv_cq,
+					.srq = a->srq,
+					.cap = {.max_send_wr = 4, .max_send_sge = 1},
+					.qp_type = IBV_QPT_RC};
+	struct ibv_qp *qp = ibv_create_qp(a->pd, &init);
+	MUST(qp);
+	int fd = a->id->verbs->async_fd;
+	struct ibv_qp_attr attr = {.qp_state = IBV_QPS_INIT};
+	CHECK(ibv_modify_qp(qp, &attr, IBV_QP_STATE), 0);
+	attr.qp_state = IBV_QPS_RESET;
+	CHECK(ibv_modify_qp(qp, &attr, IBV_QP_STATE), 0);
+	CHECK(is_readable(fd, 0), 0);
+	attr.qp_state = IBV_QPS_ERR;
+	CHECK(ibv_modify_qp(qp, &attr, IBV_QP_STATE), 0);
+	MUST(is_readable(fd, PATIENCE_MS));
+	MUST(!ibv_get_async_event(a->id->verbs, &event));
+	CHECK(event.event_type, IBV_EVENT_QP_LAST_WQE_REACHED);
+	CHECK(event.element.qp == qp, 1);
+	ibv_ack_async_event(&event);
+	/* One that is connected: it is its peer that fails. */
+	attr.qp_state = IBV_QPS_RESET;
+	CHECK(ibv_modify_qp(a->qp, &attr, IBV_QP_STATE), 0);
+	MUST(is_readable(fd, PATIENCE_MS));
+	MUST(!ibv_get_async_event(a->id->verbs, &event));
+	CHECK(event.event_type, IBV_EVENT_QP_LAST_WQE_REACHED);
+	CHECK(event.element.qp == both.b.qp, 1);
+	ibv_ack_async_event(&event);
+	CHECK(is_readable(fd, 10), 0);
+	CHECK(ibv_destroy_qp(qp), 0);
+	both_fini(&both);
+}
+
 /* A connected queue pair is taken back, and used for another connection. */
 static void
 test_a_queue_pair_used_again(void)
@@ -654,6 +695,7 @@ main(void)
 	RUN(test_registering_anew);
 	RUN(test_many_regions_while_traffic_runs);
 	RUN(test_what_states_allow);
+	RUN(test_events_of_a_shared_receive_queue);
 	RUN(test_a_queue_pair_used_again);
 	RUN(test_overrun);
 	RUN(test_resizing);
