@@ -17,11 +17,14 @@ import pytest
 
 from powerfail.disk import SECTOR, Disk
 from powerfail.ledger import Ledger, Record
+from softroce import kernel
 
 TESTS = Path(__file__).resolve().parent
 
 #: How often power is lost here; `./run powerfail N` does it more often.
 ROUNDS = 10
+#: And over a kernel's device.
+KERNEL_ROUNDS = 2
 #: A boot takes 10 to 20 s where the machine has nothing else to do.
 LIMIT = 1500.0
 
@@ -180,13 +183,15 @@ class TestLedger:
         assert Record.number_in(record[:-1], 5) is None
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What came of losing power; in a process of its own, which has the soft RNIC."""
-    file = tmp_path_factory.mktemp("powerfail") / "report.json"
-    command = [sys.executable, str(TESTS / "powerfail"), str(ROUNDS), "--report", str(file)]
+def lose_power(folder: Path, rounds: int, *options: str) -> dict[str, Any]:
+    """What came of losing power; in a process of its own, which has the soft RNIC.
+
+    Skips the test where there can be no such machine.
+    """
+    file = folder / "report.json"
+    command = [sys.executable, str(TESTS / "powerfail"), str(rounds), "--report", str(file)]
     done = subprocess.run(
-        ["setpriv", "--pdeathsig", "TERM", *command],
+        ["setpriv", "--pdeathsig", "TERM", *command, *options],
         capture_output=True,
         text=True,
         timeout=LIMIT,
@@ -197,6 +202,29 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     assert file.exists(), done.stderr
     found: dict[str, Any] = json.loads(file.read_text())
     return found
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What came of it over the soft RNIC."""
+    found = lose_power(tmp_path_factory.mktemp("powerfail"), ROUNDS, "--over", "soft")["soft"]
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.fixture(scope="module")
+def kernel_report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What came of it over Soft-RoCE: of the kernel that pins files, where there is that."""
+    try:
+        kernel.obtain(kernel.PINNING_SERIES)
+        series = kernel.PINNING_SERIES
+    except kernel.KernelError:
+        series = kernel.PREFERRED_SERIES
+    name = ".".join(map(str, series))
+    options = ("--over", name, "--write-for", "6", "8")
+    found = lose_power(tmp_path_factory.mktemp("powerfail"), KERNEL_ROUNDS, *options)[name]
+    assert isinstance(found, dict)
+    return found | {"over": name}
 
 
 @pytest.mark.timeout(LIMIT)
@@ -231,3 +259,23 @@ class TestLosingPower:
         row = report["rows"][f"{kind}/control"]
         assert row["findings"]["lost"] + row["findings"]["torn"] > 0
         assert row["unopened"] == 0
+
+
+@pytest.mark.timeout(LIMIT)
+class TestLosingPowerOverAKernelsDevice:
+    def test_loses_nothing_that_was_acknowledged(self, kernel_report: dict[str, Any]) -> None:
+        assert kernel_report["errors"] == []
+        assert (kernel_report["rounds"], kernel_report["harm"]) == (KERNEL_ROUNDS, 0)
+
+    @pytest.mark.parametrize("kind", ["dax", "disk"])
+    def test_has_put_records_to_the_test(self, kernel_report: dict[str, Any], kind: str) -> None:
+        row = kernel_report["rows"][f"{kind}/shadowed"]
+        assert min(row["acknowledged"], row["findings"]["checked"]) > KERNEL_ROUNDS
+        assert row["findings"]["lost"] == row["findings"]["torn"] == row["unopened"] == 0
+
+    def test_notices_where_an_answer_was_a_lie(self, kernel_report: dict[str, Any]) -> None:
+        """Where the device works on a file on a disk itself, answers are lies, too."""
+        lies = ["dax/control", "disk/unruled", "disk/control"]
+        if kernel_report["over"] != "6.1":
+            lies.remove("disk/unruled")
+        assert (kernel_report["controls"], kernel_report["undetected"]) == (lies, [])

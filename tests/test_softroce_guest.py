@@ -72,6 +72,12 @@ class TestKernelSelection:
             "6.1.0",
         ]
 
+    def test_takes_a_series_that_is_asked_for_and_no_other(self) -> None:
+        versions = ["6.1.0-56", "6.1.0-9", "6.10.1", "6.12.9+deb12"]
+        names = [f"linux-image-{version}-amd64" for version in versions]
+        assert kernel.select(names, "amd64", (6, 1)) == names[:2]
+        assert kernel.select(names, "amd64", (6, 3)) == []
+
 
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -120,6 +126,24 @@ class TestKernelCache:
         kernel.obtain()
         downloads = [line for line in archive.read_text().splitlines() if "download" in line]
         assert [line.split("6.12.")[1][0] for line in downloads] == ["6", "5"]
+
+    def test_a_kernel_of_a_series_is_no_reason_to_do_without_the_best(self, archive: Path) -> None:
+        pinning = kernel.cache_folder() / f"6.1.0-56-{kernel.flavour()}"
+        modules = pinning / "lib/modules" / pinning.name
+        (modules / "kernel/drivers/infiniband/sw/rxe").mkdir(parents=True)
+        for file in (
+            pinning / "boot" / f"vmlinuz-{pinning.name}",
+            modules / "modules.dep",
+            modules / "kernel/drivers/infiniband/sw/rxe/rdma_rxe.ko",
+        ):
+            file.parent.mkdir(exist_ok=True)
+            file.touch()
+        assert kernel.obtain((6, 1)).version == pinning.name
+        assert archive.read_text() == ""
+        assert kernel.obtain().version == f"6.12.5-{kernel.flavour()}"
+        with pytest.raises(kernel.KernelError, match=r"no kernel package linux-image-6\.3\."):
+            kernel.obtain((6, 3))
+        assert "update" not in archive.read_text()
 
     @pytest.mark.usefixtures("archive")
     def test_holds_nothing_but_the_unpacked_kernel(self) -> None:

@@ -19,11 +19,17 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = "powerfail"
 
-# Before rpma is imported: the guest has no other device either.
+# Before rpma is imported. What runs in the guest chooses for itself.
 os.environ["RPMA_FABRIC"] = "soft"
 
 from powerfail import machine, rounds
 from softroce.kernel import KernelError
+
+OVER = ("soft", "6.1", "6.12")
+
+WRITE_FOR = (0.5, 5.0)
+WRITE_FOR_KERNEL = (2.0, 8.0)
+"""Where the clients are emulated, too, they take longer."""
 
 #: The exit code where no such machine can be had.
 UNAVAILABLE = 3
@@ -36,12 +42,20 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
     parser.add_argument("--report", type=Path, metavar="FILE", help="all figures, as JSON")
     parser.add_argument(
+        "--over",
+        nargs="+",
+        default=OVER,
+        metavar="WHAT",
+        help='what carries the data: "soft", the soft RNIC, or a kernel series, whose Soft-RoCE it '
+        f"then is; N times for each (default: {' '.join(OVER)})",
+    )
+    parser.add_argument(
         "--write-for",
         type=float,
         nargs=2,
-        default=(0.5, 5.0),
         metavar=("LEAST", "MOST"),
-        help="seconds before the power goes (default: %(default)s)",
+        help=f"seconds before the power goes (default: {WRITE_FOR}; {WRITE_FOR_KERNEL} over a "
+        "kernel's device)",
     )
     parser.add_argument(
         "--lying-disk",
@@ -53,21 +67,36 @@ def main() -> int:
     if reason := machine.unavailable():
         print(f"powerfail: {reason}", file=sys.stderr)
         return UNAVAILABLE
-    # A socket is in it, whose path must be short.
-    with tempfile.TemporaryDirectory(prefix="powerfail-") as folder:
+    found: dict[str, rounds.Report] = {}
+    for name in arguments.over:
         try:
-            report = rounds.run(
+            over = machine.Over.named(name)
+        except KernelError as error:
+            print(f"powerfail: not over {name}: {error}", file=sys.stderr)
+            continue
+        # A socket is in it, whose path must be short.
+        with tempfile.TemporaryDirectory(prefix="powerfail-") as folder:
+            found[name] = rounds.run(
+                over,
                 arguments.rounds,
                 arguments.seed,
                 Path(folder),
-                arguments.write_for,
+                arguments.write_for or (WRITE_FOR if over.is_soft else WRITE_FOR_KERNEL),
                 arguments.lying_disk,
             )
-        except KernelError as error:
-            print(f"powerfail: {error}", file=sys.stderr)
-            return 2
+        what = "the soft RNIC" if over.is_soft else "Soft-RoCE"
+        print(f"Over {what}, Linux {over.chosen.version}:\n")
+        tell(found[name])
     if arguments.report:
-        arguments.report.write_text(json.dumps(report.as_dict(), indent=1))
+        figures = {name: report.as_dict() for name, report in found.items()}
+        arguments.report.write_text(json.dumps(figures, indent=1))
+    if not found:
+        return UNAVAILABLE
+    return int(any(report.harm or report.undetected for report in found.values()))
+
+
+def tell(report: rounds.Report) -> None:
+    """Print what came of it."""
     boot = sum(report.boot_seconds) / max(1, len(report.boot_seconds))
     unflushed, survived = report.sectors
     print(
@@ -75,12 +104,11 @@ def main() -> int:
         f"seed {report.seed}.\nThe disk was told to flush {report.flushes} times, and had "
         f"{unflushed} sectors in its cache when the\npower went, of which {survived} survived.\n"
     )
-    print(report.table(), flush=True)
+    print(report.table() + "\n", flush=True)
     for complaint in report.errors:
         print(complaint, file=sys.stderr)
     for name in report.undetected:
         print(f"{name} should have lost records, and none were missed", file=sys.stderr)
-    return int(bool(report.harm or report.undetected))
 
 
 if __name__ == "__main__":

@@ -14,12 +14,15 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from rpma.pool import Client
 from softroce import initramfs, kernel
 from softroce.guest import MACHINES, Guest, GuestError
 
+from .agent import RemoteClient
 from .caches import Caches
 from .disk import Disk
 
@@ -49,19 +52,53 @@ PROGRAMS: Final = {
 }
 
 
+@dataclass(frozen=True)
+class Over:
+    """What carries the data.
+
+    Attributes:
+        name: "soft", or the series of the kernel whose Soft-RoCE it is: "6.1".
+        chosen: the guest's kernel.
+    """
+
+    name: str
+    chosen: kernel.Kernel
+
+    @classmethod
+    def named(cls, name: str) -> Over:
+        """The one that is called so.
+
+        Raises:
+            KernelError: there is no such kernel here.
+        """
+        if name == "soft":
+            return cls(name, kernel.obtain())
+        return cls(name, kernel.obtain(tuple(int(number) for number in name.split("."))))
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether it is the soft RNIC, which the clients outside of the guest have as well."""
+        return self.name == "soft"
+
+    @property
+    def pins_files(self) -> bool:
+        """Whether a device registers the mapping of a file on a disk, and its writes get lost."""
+        return not self.is_soft and kernel.in_series(self.chosen.version, kernel.PINNING_SERIES)
+
+
 class Machine:
     """The machine. It is off until `boot`.
 
     Attributes:
+        over: what carries the data.
         caches: what its processor has flushed.
-        addresses: where its targets are, by kind of storage.
-        token: the targets' token.
         disk: its disk.
         sectors: how many the disk had not flushed when the power went, and how many survived.
     """
 
-    def __init__(self, folder: Path, chance: random.Random) -> None:
+    def __init__(self, folder: Path, chance: random.Random, over: Over) -> None:
         """Build it in a folder."""
+        self.over = over
         self._share = folder / "share"
         self._share.mkdir()
         self._pmem = folder / "pmem"
@@ -71,15 +108,15 @@ class Machine:
         self.disk = Disk(folder, DISK_SIZE)
         self.sectors = (0, 0)
         self.caches = Caches(self._share / "told")
-        self.addresses: dict[str, str] = {}
-        self.token = secrets.token_hex(16)
+        self._ports: dict[str, list[int]] = {}
+        self._token = secrets.token_hex(16)
         self._chance = chance
         self._guest: Guest | None = None
         self._survival = 0.0
         self._is_formatted = False
 
     def _build(self) -> None:
-        for name in ("guest.sh", "serve.py"):
+        for name in ("guest.sh", "serve.py", "agent.py"):
             shutil.copy(HERE / name, self._share)
         done = subprocess.run(
             [
@@ -93,8 +130,11 @@ class Machine:
             raise RuntimeError(f"cc: {done.stderr}")
         folder = self._share / "modules"
         folder.mkdir()
+        modules = self.over.chosen.modules
+        loaded = initramfs.load_order(modules, initramfs.MODULES)
+        wanted = [it for it in initramfs.load_order(modules, MODULES) if it not in loaded]
         # Unpacked here, since that takes the guest seconds.
-        for number, module in enumerate(initramfs.load_order(kernel.obtain().modules, MODULES)):
+        for number, module in enumerate(wanted):
             content = module.read_bytes()
             if module.suffix == ".xz":
                 content = lzma.decompress(content)
@@ -116,15 +156,19 @@ class Machine:
 
     def _boot(self) -> float:
         began = time.monotonic()
-        ports = {kind: _free_ports(1 + CLIENTS) for kind in KINDS}
-        self.addresses = {kind: f"127.0.0.1:{ports[kind][0]}" for kind in KINDS}
+        if self.over.is_soft:
+            ports = {kind: _free_ports(1 + CLIENTS) for kind in KINDS}
+        else:
+            ports = {"agent": _free_ports(1)}
+        self._ports = ports
         self.caches.reset()
         self.disk.lies = False  # or it would not even mount
         for name, persisted in self.caches.persisted.items():
             (self._share / f"{name}.persisted").write_bytes(persisted)
         job = {
             "ports": ports,
-            "token": self.token,
+            "token": self._token,
+            "pins_files": self.over.pins_files,
             "persisted": list(self.caches.persisted),
             "seed": self._chance.getrandbits(32),
             "survival": self._survival,
@@ -136,7 +180,7 @@ class Machine:
             "POWERFAIL_SHARE": str(self._share),
             "POWERFAIL_PYTHON": sys.executable,
             "PYTHONDONTWRITEBYTECODE": "1",
-            "RPMA_FABRIC": "soft",
+            "RPMA_FABRIC": "soft" if self.over.is_soft else "rdma",
         }
         if not self._is_formatted:
             environment["POWERFAIL_FORMAT"] = "1"
@@ -144,7 +188,8 @@ class Machine:
             ["sh", str(self._share / "guest.sh")],
             self._share,
             environment=environment,
-            device=False,
+            device=not self.over.is_soft,
+            chosen=self.over.chosen,
             memory="768M",
             processors=1,  # emulated, a second one costs more than it does
             run_limit=24 * 3600.0,
@@ -164,6 +209,13 @@ class Machine:
         if (state := (self._share / "write_cache").read_text().strip()) != "write back":
             raise RuntimeError(f"the guest takes its disk's cache for {state}")
         return time.monotonic() - began
+
+    def connect(self, kind: str, timeout: float) -> Client | RemoteClient:
+        """A client of the target of a kind of storage."""
+        if self.over.is_soft:
+            address = f"127.0.0.1:{self._ports[kind][0]}"
+            return Client(address, token=self._token, timeout=timeout)
+        return RemoteClient(self._ports["agent"][0], kind)
 
     def lose_power(self) -> None:
         """Switch it off, now, whatever it is doing."""

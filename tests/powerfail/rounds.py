@@ -13,8 +13,8 @@ from rpma.pool import PoolError
 from softroce.guest import GuestError
 
 from .ledger import Findings
-from .machine import KINDS, Machine
-from .workload import ROLES, Keeper, Worker, Writer
+from .machine import KINDS, Machine, Over
+from .workload import CALL_LIMIT, KERNEL_ROLES, ROLES, Keeper, Worker, Writer
 
 
 @dataclass
@@ -47,6 +47,7 @@ class Report:
         sectors: how many the disk had not been told to flush when the power went, and how many of
             them survived.
         rows: by storage and role of the pools.
+        controls: the rows in which records have to be lost.
         errors: what went wrong, in words.
     """
 
@@ -57,12 +58,13 @@ class Report:
     flushes: int = 0
     sectors: tuple[int, int] = (0, 0)
     rows: dict[str, Row] = field(default_factory=dict)
+    controls: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
     @property
     def harm(self) -> int:
         """What must not be: anything lost, torn or failed, but for the control pools."""
-        rows = [row for name, row in self.rows.items() if not name.endswith("/control")]
+        rows = [row for name, row in self.rows.items() if name not in self.controls]
         lost = sum(row.findings.lost + row.findings.torn for row in rows)
         # A control pool is a pool: it must open, whatever has become of its records.
         unopened = sum(row.unopened for row in self.rows.values())
@@ -71,11 +73,8 @@ class Report:
     @property
     def undetected(self) -> list[str]:
         """The control pools of which nothing was found lost."""
-        return [
-            name
-            for name, row in self.rows.items()
-            if name.endswith("/control") and not row.findings.lost + row.findings.torn
-        ]
+        found = {name: self.rows[name].findings for name in self.controls}
+        return [name for name, each in found.items() if not each.lost + each.torn]
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -104,11 +103,17 @@ class Report:
 
 
 def run(
-    rounds: int, seed: int, folder: Path, write_for: tuple[float, float], disk_lies: bool = False
+    over: Over,
+    rounds: int,
+    seed: int,
+    folder: Path,
+    write_for: tuple[float, float],
+    disk_lies: bool = False,
 ) -> Report:
     """Lose power so many times.
 
     Args:
+        over: what carries the data.
         rounds: how many times.
         seed: of all chance that is not the machine's own.
         folder: where to put the storage.
@@ -118,23 +123,25 @@ def run(
     chance = random.Random(seed)
     report = Report(seed)
     began = time.monotonic()
-    with Machine(folder, chance) as machine:
+    with Machine(folder, chance, over) as machine:
         writers = [
-            Writer(kind, role, random.Random(chance.random()), machine.caches, machine.token)
+            Writer(kind, role, random.Random(chance.random()), machine.caches)
             for kind in KINDS
-            for role in ROLES
+            for role in (ROLES if over.is_soft else KERNEL_ROLES)[kind]
         ]
-        keepers = [Keeper(kind, random.Random(chance.random()), machine.token) for kind in KINDS]
+        keepers = [Keeper(kind, random.Random(chance.random())) for kind in KINDS]
         workers: list[Worker] = [*writers, *keepers]
         report.rows = {worker.name: Row() for worker in workers}
+        losing = ("control", "unruled") if over.pins_files else ("control",)
+        report.controls = [writer.name for writer in writers if writer.role in losing]
         try:
             for number in range(rounds + 1):
                 report.boot_seconds.append(machine.boot())
                 for writer in writers:
-                    found = writer.open(machine.addresses[writer.kind])
+                    found = writer.open(machine.connect(writer.kind, CALL_LIMIT))
                     report.rows[writer.name].findings += found
                 for keeper in keepers:
-                    keeper.open(machine.addresses[keeper.kind])
+                    keeper.open(machine.connect(keeper.kind, CALL_LIMIT))
                 if number == rounds:
                     break
                 machine.disk.lies = disk_lies
@@ -171,7 +178,7 @@ def _sum_up(report: Report, writers: list[Writer], keepers: list[Keeper]) -> Non
         row.acknowledged, row.unopened = writer.ledger.acknowledged, writer.unopened
         row.misflushed = writer.misflushed
         report.errors += writer.errors
-        if writer.role != "control":
+        if writer.name not in report.controls:
             report.errors += writer.ledger.complaints
     for keeper in keepers:
         row = report.rows[keeper.name]

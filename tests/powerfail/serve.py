@@ -15,6 +15,9 @@ from typing import Any
 # asyncio does without it, and it takes half a second to import here.
 sys.modules["ssl"] = None  # type: ignore[assignment]
 
+import agent  # type: ignore[import-not-found]  # noqa: E402
+
+from rpma import allocation  # noqa: E402
 from rpma.pool import served  # noqa: E402
 from rpma.pool.header import DATA_OFFSET  # noqa: E402
 from rpma.pool.target import Target  # noqa: E402
@@ -22,6 +25,7 @@ from rpma.pool.target import Target  # noqa: E402
 LINE = 64
 """What a processor's cache keeps or loses as a whole, in bytes."""
 PAGE = 4096
+KINDS = ("dax", "disk")
 
 
 def lose_caches(pool: Path, persisted: bytes, chance: random.Random, survival: float) -> None:
@@ -54,7 +58,24 @@ def shadow_some() -> None:
         assert self.is_shadowed == here.is_shadowed
 
     served._can_register = lambda peer, data: not here.is_shadowed and can_register(peer, data)
-    served.ServedPool.map = map_  # type: ignore[method-assign]
+    served.ServedPool.map = map_  # type: ignore[method-assign, assignment]
+
+
+def switch_the_rule_off(pins_files: bool) -> None:
+    """Let the kernel's device work on the files themselves of pools named "unruled", if it can."""
+    mapped, keeps = served.ServedPool.map, allocation.Memory.keeps_rdma_writes
+    here = threading.local()
+
+    def map_(self: served.ServedPool, *arguments: Any) -> None:
+        here.is_unruled = self.name.startswith("unruled")
+        mapped(self, *arguments)
+        assert self.is_shadowed == (not (here.is_unruled and pins_files))
+
+    def keeps_rdma_writes(self: allocation.Memory) -> bool:
+        return bool(here.is_unruled or keeps.fget(self))  # type: ignore[attr-defined]
+
+    allocation.Memory.keeps_rdma_writes = property(keeps_rdma_writes)  # type: ignore[assignment, method-assign]
+    served.ServedPool.map = map_  # type: ignore[method-assign, assignment]
 
 
 def main() -> None:
@@ -67,17 +88,35 @@ def main() -> None:
         pool = Path("/run/dax/pools", name + ".pool")
         if pool.exists():
             lose_caches(pool, (share / f"{name}.persisted").read_bytes(), chance, job["survival"])
-    shadow_some()
-    targets = []
-    for kind, ports in job["ports"].items():
-        target = Target(
-            f"/run/{kind}/pools",
-            listen=f"0.0.0.0:{ports[0]}",
-            token=job["token"],
-            data_ports=ports[1:],
-        )
+    ports, token = job["ports"], job["token"]
+    if "agent" in ports:
+        switch_the_rule_off(job["pins_files"])
+        facts = dict(line.split("=", 1) for line in (share / "facts").read_text().splitlines())
+        targets = {
+            kind: Target(
+                f"/run/{kind}/pools",
+                listen="127.0.0.1:0",
+                token=token,
+                rdma_address=facts["address"],
+            )
+            for kind in KINDS
+        }
+    else:
+        shadow_some()
+        targets = {
+            kind: Target(
+                f"/run/{kind}/pools",
+                listen=f"0.0.0.0:{ports[kind][0]}",
+                token=token,
+                data_ports=ports[kind][1:],
+            )
+            for kind in KINDS
+        }
+    for target in targets.values():
         target.start()
-        targets.append(target)
+    if "agent" in ports:
+        addresses = {kind: str(target.address) for kind, target in targets.items()}
+        agent.listen(ports["agent"][0], addresses, token)
     (share / "serving").touch()
     while True:
         time.sleep(3600)

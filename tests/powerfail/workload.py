@@ -10,14 +10,25 @@ from typing import Final
 from rpma.errors import RpmaError
 from rpma.pool import Client, Persistency, Pool, TargetLost
 
+from .agent import RemoteClient, RemotePool
 from .caches import Caches
 from .ledger import Findings, Ledger
 
 #: The pools of each kind of storage. stubs.c and serve.py know them by their names.
-ROLES: Final = ("mapped", "shadowed", "control")
+ROLES: Final = {
+    "dax": ("mapped", "shadowed", "control"),
+    "disk": ("mapped", "shadowed", "control"),
+}
+
+#: The same over a kernel's device. It works on no file itself but on that of "unruled", where it
+#: can: the rule that keeps it from that is switched off for this pool.
+KERNEL_ROLES: Final = {
+    "dax": ("shadowed", "control"),
+    "disk": ("shadowed", "unruled", "control"),
+}
 
 #: How many keys of each size they have.
-KEYS: Final = {"mapped": 2, "shadowed": 1, "control": 1}
+KEYS: Final = {"mapped": 2, "shadowed": 1, "unruled": 1, "control": 1}
 
 PERSISTENCY: Final = {"dax": Persistency.PMEM, "disk": Persistency.MSYNC}
 
@@ -34,20 +45,14 @@ class Worker:
         errors: what went wrong, in words.
     """
 
-    def __init__(self, name: str, chance: random.Random, token: str) -> None:
+    def __init__(self, name: str, chance: random.Random) -> None:
         """It has no connection."""
         self.name = name
         self.unopened = 0
         self.errors: list[str] = []
-        self.client: Client | None = None
+        self.client: Client | RemoteClient | None = None
         self.chance = chance
-        self._token = token
         self._thread: threading.Thread | None = None
-
-    def connect(self, address: str) -> Client:
-        """Connect to the target, which has just been started."""
-        self.client = Client(address, token=self._token, timeout=CALL_LIMIT)
-        return self.client
 
     def work(self) -> None:
         """One piece of work."""
@@ -93,23 +98,20 @@ class Writer(Worker):
         misflushed: answers before which something else was flushed than asked for.
     """
 
-    def __init__(
-        self, kind: str, role: str, chance: random.Random, caches: Caches, token: str
-    ) -> None:
+    def __init__(self, kind: str, role: str, chance: random.Random, caches: Caches) -> None:
         """A pool that is still to be created."""
-        super().__init__(f"{kind}/{role}", chance, token)
+        super().__init__(f"{kind}/{role}", chance)
         self.kind, self.role = kind, role
         self.ledger = Ledger(self.name, KEYS[role])
         self.misflushed = 0
         # libpmem is for one kind of storage only.
         self._caches = caches if kind == "dax" else None
         self._exists = False
-        self._pool: Pool | None = None
+        self._pool: Pool | RemotePool | None = None
 
-    def open(self, address: str) -> Findings:
-        """Open the pool, and compare it with the books."""
-        client = self.connect(address)
-        self._pool = None
+    def open(self, client: Client | RemoteClient) -> Findings:
+        """Open the pool, with a new client, and compare it with the books."""
+        self.client, self._pool = client, None
         try:
             if self._exists:
                 self._pool = client.open_pool(self.role, timeout=CALL_LIMIT)
@@ -137,7 +139,7 @@ class Writer(Worker):
         else:
             self._write_some(self._pool)
 
-    def _write_one(self, pool: Pool) -> None:
+    def _write_one(self, pool: Pool | RemotePool) -> None:
         """One record, durable as it is written."""
         key = self.chance.randrange(self.ledger.keys)
         place, offset, data = self.ledger.begin(key, self.chance)
@@ -145,7 +147,7 @@ class Writer(Worker):
         self._check_flushed(offset, len(data))
         self.ledger.acknowledge(place)
 
-    def _write_some(self, pool: Pool) -> None:
+    def _write_some(self, pool: Pool | RemotePool) -> None:
         """Records that are neighbours, which one request makes durable."""
         begin, end, places = self.ledger.size, 0, []
         for place, offset, data in self.ledger.batch(self.chance, 5):
@@ -181,9 +183,9 @@ class Keeper(Worker):
 
     NAMES: Final = tuple(f"small-{number}" for number in range(4))
 
-    def __init__(self, kind: str, chance: random.Random, token: str) -> None:
+    def __init__(self, kind: str, chance: random.Random) -> None:
         """There is none yet."""
-        super().__init__(f"{kind}/small", chance, token)
+        super().__init__(f"{kind}/small", chance)
         self.kind = kind
         self.acknowledged = self.checked = self.lost = 0
         # What each pool may be, (size, content length), None being absent: one of these.
@@ -191,9 +193,9 @@ class Keeper(Worker):
             name: [None] for name in self.NAMES
         }
 
-    def open(self, address: str) -> None:
-        """Compare the pools with what was acknowledged."""
-        client = self.connect(address)
+    def open(self, client: Client | RemoteClient) -> None:
+        """Compare the pools with what was acknowledged, with a new client."""
+        self.client = client
         there = {info.name: info for info in client.list_pools(timeout=CALL_LIMIT)}
         for name, info in there.items():
             if info.problem:

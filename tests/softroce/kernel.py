@@ -178,6 +178,8 @@ def _candidates(series: Series | None) -> list[str]:
         names = _call("apt-cache", "pkgnames", "linux-image-").split()
         if chosen := select(names, kind, series):
             return chosen
+        if series is not None and select(names, kind):
+            break  # its lists are there, and this system has no such series
     wanted = "6.*" if series is None else ".".join(map(str, series)) + ".*"
     raise KernelError(f"apt knows no kernel package linux-image-{wanted}-{kind}")
 
