@@ -577,6 +577,25 @@ class TestCreate:
             assert not files(folder)
             assert descriptors() == before
 
+    def test_says_so_when_it_cannot_but_leave_something_behind(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        unlinked: list[str] = []
+
+        def fail(name: str, arguments: tuple[Any, ...]) -> None:
+            if name == "unlink":
+                unlinked.append(arguments[0])
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        with monkeypatch.context() as patch:
+            spy(patch, fail)
+            with pytest.raises(
+                TargetError, match=r"create .*; and .* could not be undone: .*remov"
+            ):
+                store.create("one", 10)
+        assert "one.pool" in unlinked[1:]
+        assert [listed.name for listed in store.list()] == ["one"]
+
     def test_leaves_nothing_behind_when_it_is_interrupted(
         self, folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -26,11 +26,15 @@ A target sends such an error by its `code`; the client raises the same class.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rpma.errors import ConnectionLost, RpmaError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class PoolError(RpmaError):
@@ -162,3 +166,19 @@ def _classes(base: type[PoolError]) -> list[type[PoolError]]:
 
 BY_WIRE_CODE = {cls.wire_code: cls for cls in _classes(PoolError)}
 """The class for each code that a target sends."""
+
+
+@contextlib.contextmanager
+def undoing(error: BaseException) -> Iterator[None]:
+    """While what failed with `error` is undone: where that fails as well, both are said."""
+    try:
+        yield
+    except RpmaError as why:
+        first: object = error
+        if isinstance(error, OSError) and not isinstance(error, RpmaError):
+            first = error.strerror  # without the path: clients are told
+        kind = type(error) if isinstance(error, PoolError) else TargetError
+        raise kind(
+            f"{first}; and what had been done could not be undone: {why}",
+            where=getattr(why, "where", ""),
+        ) from error

@@ -7,7 +7,6 @@ after the other (`rpma.pool.lanes`), about different pools at the same time.
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import dataclasses
 import errno
@@ -30,6 +29,7 @@ from rpma.pool.errors import (
     PoolSpaceError,
     StorageError,
     TargetError,
+    undoing,
 )
 from rpma.pool.header import DATA_OFFSET, Attributes, Header
 from rpma.pool.messages import LISTED_AT_ONCE, WRITING, PoolInfo
@@ -68,6 +68,7 @@ class ServedPool:
         durable: by which the answers to flush requests make it so.
         is_shadowed: whether the RNIC works on a copy in DRAM, since the device cannot pin the file,
             or what it writes there could be lost.
+        is_told: whether who created it has been told that it is there; it goes if they never are.
     """
 
     def __init__(self, name: str, header: Header, file: PoolFile | None) -> None:
@@ -79,6 +80,7 @@ class ServedPool:
         self.persistency = Persistency.NONE
         self.durable: Durable | None = None
         self.is_shadowed = False
+        self.is_told = True
         self._mapping: allocation.Memory | None = None
         self._shadow: allocation.Memory | None = None
         self._shadows: ShadowMemory | None = None  # which the shadow is taken from
@@ -145,19 +147,23 @@ class ServedPool:
             if self.is_shadowed and self.durable is not None:
                 self.durable.write_back()
         finally:
-            if self.durable is not None:
-                self.durable.close()
-            for view in (self._data, self._stored):
-                if view is not None:
-                    view.release()  # an error's traceback may hold it
-            for memory in (self._shadow, self._mapping):
-                if memory is not None:
-                    memory.close()
-            if self._shadows is not None:
-                self._shadows.give_back(self.header.size)
-                self._shadows = None
-            if self.file is not None:
-                self.file.close()
+            self.drop()
+
+    def drop(self) -> None:
+        """Let go of the memory and the file, and of what only the copy in DRAM has."""
+        if self.durable is not None:
+            self.durable.close()
+        for view in (self._data, self._stored):
+            if view is not None:
+                view.release()  # an error's traceback may hold it
+        for memory in (self._shadow, self._mapping):
+            if memory is not None:
+                memory.close()
+        if self._shadows is not None:
+            self._shadows.give_back(self.header.size)
+            self._shadows = None
+        if self.file is not None:
+            self.file.close()
 
 
 def _can_register(peer: Peer, data: memoryview) -> bool:
@@ -234,7 +240,10 @@ class ServedPools:
         user: object,
         peer: Peer,
     ) -> ServedPool:
-        """Create a pool, and open it for writing."""
+        """Create a pool, and open it for writing; it stays if `is_told` is set before its release.
+
+        Whatever this raises, there is no such pool, or the words say why it could not be removed.
+        """
         check_name(name)
         if self._dram_pool(name) is not None:
             raise PoolExistsError(f"pool {name!r} exists: choose another name, or remove it")
@@ -243,15 +252,12 @@ class ServedPools:
         else:
             file = self._files().create(name, size, attributes, content_length)
             pool = ServedPool(name, file.header, file)
+        pool.is_told = False
         try:
             return self._add_user(pool, user, "write", peer)
-        except BaseException:  # the client is told that there is none
-            if volatile:
-                with self._lock:
-                    self._dram.pop(name)
-                    self._dram_size -= pool.header.size
-            else:
-                self._files().remove(name)
+        except BaseException as error:
+            with undoing(error):
+                self._remove(name)
             raise
 
     def _create_in_dram(
@@ -302,9 +308,7 @@ class ServedPools:
             try:
                 pool.map(peer, self._direct_write_to_pmem, self.shadows)
             except BaseException:
-                with contextlib.suppress(StorageError):
-                    pool.is_shadowed = False  # there is nothing to write back
-                    pool.close()
+                pool.drop()
                 raise
         with self._lock:
             pool.users[user] = access
@@ -312,22 +316,21 @@ class ServedPools:
         return pool
 
     def release(self, pool: ServedPool, user: object) -> None:
-        """`user` has it open no longer.
+        """`user` has it open no longer. One that was created for it and not told of goes.
 
         Raises:
             StorageError: what was written, but not persisted, could not be kept.
+            PoolError: it was to go, and could not be removed.
         """
         with self._lock:
             if pool.users.pop(user, None) is None or pool.users:
                 return
             del self._open[pool.name]
-        if pool.file is not None:
+        if not pool.is_told:
+            pool.drop()
+            self._remove(pool.name)
+        elif pool.file is not None:
             pool.close()
-
-    def held_by(self, user: object) -> builtins.list[ServedPool]:
-        """The pools that `user` has open."""
-        with self._lock:
-            return [pool for pool in self._open.values() if user in pool.users]
 
     def set_content_length(self, pool: ServedPool, length: int | None) -> None:
         """Note how much of an open pool is a file's content."""
@@ -346,11 +349,14 @@ class ServedPools:
     def remove(self, name: str) -> None:
         """Remove a pool that nobody has open."""
         self._require_unused(name)
+        self._remove(name)
+
+    def _remove(self, name: str) -> None:
         with self._lock:
             pool = self._dram.pop(name)
             self._dram_size -= pool.header.size if pool is not None else 0
         if pool is not None:
-            pool.close()
+            pool.drop()
         else:
             self._files().remove(name)
 

@@ -25,9 +25,10 @@ from rpma.pool.errors import (
     PoolError,
     ProtocolError,
     TargetError,
+    undoing,
 )
 from rpma.pool.metrics import total
-from rpma.pool.tasks import Pace, free_ports, readable, to_its_end
+from rpma.pool.tasks import Pace, cancelled, free_ports, readable, to_its_end
 from rpma.pool.wire import REQUEST_ROOM
 from rpma.pool.words import quoted, told
 
@@ -193,9 +194,7 @@ class Session:
                 raise EOFError("it left before it had made its data connection")
             await doing
         finally:
-            for task in (doing, hearing):
-                task.cancel()
-            await asyncio.gather(doing, hearing, return_exceptions=True)
+            await cancelled(doing, hearing)
 
     def _open_peer(self, address: str) -> Peer:
         self._peer = Peer.for_address(address)  # here, for whom nobody waits any more
@@ -264,9 +263,7 @@ class Session:
                 return "it left"
             return f"its data connection ended: {self._answering.ended}"
         finally:
-            for task in (ended, requests):
-                task.cancel()
-            await asyncio.gather(ended, requests, return_exceptions=True)
+            await cancelled(ended, requests)
 
     async def _answer_requests(self) -> None:
         """Until it closes the channel."""
@@ -304,9 +301,10 @@ class Session:
 
     async def _create(self, request: messages.Create) -> messages.Reply:
         peer = self._check_room()
-        pool = await self._target.on_storage(
-            partial(
-                self._target.pools.create,
+        pools = self._target.pools
+
+        def create() -> tuple[ServedPool, messages.Opened]:
+            pool = pools.create(
                 request.name,
                 request.size,
                 request.attributes,
@@ -314,19 +312,26 @@ class Session:
                 request.volatile,
                 self,
                 peer,
-            ),
-            request.name,
-        )
+            )
+            return pool, self._take(pool, "write")
+
+        pool, opened = await self._target.on_storage(create, request.name)
+        if self._reader.at_eof():
+            raise EOFError("it left while its pool was created")
+        pool.is_told = True
         kind = "in DRAM" if request.volatile else "in a file"
         log.info("%s created pool %r of %d bytes %s", self.name, pool.name, pool.header.size, kind)
-        return await self._opened(pool, "write")
+        return opened
 
     async def _open(self, request: messages.Open) -> messages.Reply:
         peer = self._check_room()
-        pool = await self._target.on_storage(
-            partial(self._target.pools.open, request.name, request.access, self, peer),
-            request.name,
-        )
+        pools = self._target.pools
+
+        def open_it() -> tuple[ServedPool, messages.Opened]:
+            pool = pools.open(request.name, request.access, self, peer)
+            return pool, self._take(pool, request.access)
+
+        pool, opened = await self._target.on_storage(open_it, request.name)
         log.info(
             "%s opened pool %r for %s, durable by %s",
             self.name,
@@ -334,7 +339,7 @@ class Session:
             request.access,
             pool.persistency.value,
         )
-        return await self._opened(pool, request.access)
+        return opened
 
     def _check_room(self) -> Peer:
         """Where one more pool may be registered."""
@@ -343,34 +348,41 @@ class Session:
             raise TargetError(f"{MAX_OPEN} pools are open by this client: close one first")
         return self._peer
 
-    async def _opened(self, pool: ServedPool, access: messages.Access) -> messages.Reply:
+    def _take(self, pool: ServedPool, access: messages.Access) -> messages.Opened:
+        """Give the client a pool that was opened for it; where that fails, it is so no longer.
+
+        In a thread: pinning the pages of a large pool takes its time.
+        """
+        assert self._peer is not None
         assert self._answering is not None
         assert pool.durable is not None
-        number, region, info = await self._target.on_storage(
-            partial(self._register, pool, access), pool.name
-        )
-        self._answering.set_pool(number, pool.durable, access in messages.WRITING)
-        return messages.Opened(
-            number=number,
-            descriptor=region.descriptor,
-            persistency=pool.persistency.value,
-            info=info,
-        )
-
-    def _register(
-        self, pool: ServedPool, access: messages.Access
-    ) -> tuple[int, MemoryRegion, messages.PoolInfo]:
-        """In a thread: pinning the pages of a large pool takes its time."""
-        assert self._peer is not None
+        number, region = self._next_number, None
+        self._next_number += 1
         try:
             region = pool.register(self._peer, access)
-        except BaseException:
-            self._target.pools.release(pool, self)
+            self._answering.set_pool(number, pool.durable, access in messages.WRITING)
+            opened = messages.Opened(
+                number=number,
+                descriptor=region.descriptor,
+                persistency=pool.persistency.value,
+                info=self._target.pools.info(pool),
+            )
+        except BaseException as error:
+            with undoing(error):
+                self._let_go(number, pool, region)
             raise
-        number = self._next_number
-        self._next_number += 1
         self._pools[number] = pool, region
-        return number, region, self._target.pools.info(pool)
+        return opened
+
+    def _let_go(self, number: int, pool: ServedPool, region: MemoryRegion | None) -> None:
+        """The order matters: no answer and no key must reach memory that goes."""
+        try:
+            if self._answering is not None:
+                self._answering.clear_pool(number)  # after the flush that it may be at
+            if region is not None:
+                region.close()
+        finally:
+            self._target.pools.release(pool, self)
 
     async def _close(self, request: messages.Close) -> messages.Reply:
         pool, _ = self._pool(request.number)
@@ -379,18 +391,13 @@ class Session:
         return messages.Done()
 
     async def _close_pool(self, number: int) -> None:
-        """The order matters: no answer and no key must reach memory that goes."""
         pool, region = self._pools[number]
-        answering = self._answering
 
         def close() -> None:
             try:
-                if answering is not None:
-                    answering.clear_pool(number)  # after the flush that it may be at
-                region.close()
+                self._let_go(number, pool, region)
             finally:
                 self._pools.pop(number, None)
-                self._target.pools.release(pool, self)
 
         await self._target.on_storage(close, pool.name)
 
@@ -478,18 +485,10 @@ class Session:
             name = self._pools[number][0].name
             try:
                 await self._close_pool(number)
-            except PoolError as error:
-                log.error("%s: pool %r: %s", self.name, name, error.in_full)
+            except RpmaError as error:
+                log.error("%s: pool %r: %s", self.name, name, _for_log(error))
             else:
                 log.info("%s closed pool %r, by leaving", self.name, name)
-        # What storage was still opening for it when it left.
-        for pool in self._target.pools.held_by(self):
-            try:
-                await self._target.on_storage(
-                    partial(self._target.pools.release, pool, self), pool.name
-                )
-            except PoolError as error:
-                log.error("%s: pool %r: %s", self.name, pool.name, error)
         for thing in (self._connection, self._messages, self._peer):
             if thing is not None:
                 with contextlib.suppress(RpmaError):

@@ -30,7 +30,7 @@ from weakref import WeakValueDictionary
 
 from rpma.errors import ClosedError
 from rpma.pool.catalog import Catalog, Listed, Totals
-from rpma.pool.errors import PoolExistsError, PoolSizeError, PoolSpaceError, TargetError
+from rpma.pool.errors import PoolExistsError, PoolSizeError, PoolSpaceError, TargetError, undoing
 from rpma.pool.folder import NO_ROOM, OPEN, Folder, file_of, pool_errors, reason_of
 from rpma.pool.header import (
     DATA_OFFSET,
@@ -192,39 +192,50 @@ class Store:
             f"cannot {what}: there is one of that name", where=folder.path_of(name)
         )
         unfinished = f".{name}.{os.urandom(8).hex()}.new"
-        with pool_errors(what):
-            if folder.has(name):  # found out below as well, but only after the allocation
-                raise exists
-            with self._catalog.changing():
+        leftovers: builtins.list[str] = []
+        fd = -1
+        try:
+            with pool_errors(what), self._catalog.changing():
+                if folder.has(name):  # found out below as well, but only after the allocation
+                    raise exists
                 mode = os.O_RDWR | os.O_CREAT | os.O_EXCL | OPEN
                 fd = os.open(unfinished, mode, 0o600, dir_fd=folder.fd)
                 leftovers = [unfinished]
+                self._allocate(fd, 0, file_length(header.size), what)
+                write_all(fd, encode(first) + encode(header), 0)
+                os.fsync(fd)
                 try:
-                    self._allocate(fd, 0, file_length(header.size), what)
-                    write_all(fd, encode(first) + encode(header), 0)
-                    os.fsync(fd)
-                    try:
-                        # A link, since a rename would replace a pool made meanwhile.
-                        os.link(
-                            unfinished,
-                            file,
-                            src_dir_fd=folder.fd,
-                            dst_dir_fd=folder.fd,
-                            follow_symlinks=False,
-                        )
-                    except FileExistsError:
-                        raise exists from None
-                    leftovers.append(file)
-                    os.unlink(unfinished, dir_fd=folder.fd)
-                    folder.sync()
-                    self._catalog.made(name, fd, header)
-                except BaseException:
-                    os.close(fd)
-                    for leftover in leftovers:
-                        with contextlib.suppress(OSError):
-                            os.unlink(leftover, dir_fd=folder.fd)
-                    raise
+                    # A link, since a rename would replace a pool made meanwhile.
+                    os.link(
+                        unfinished,
+                        file,
+                        src_dir_fd=folder.fd,
+                        dst_dir_fd=folder.fd,
+                        follow_symlinks=False,
+                    )
+                except FileExistsError:
+                    raise exists from None
+                leftovers.append(file)
+                os.unlink(unfinished, dir_fd=folder.fd)
+                folder.sync()
+                self._catalog.made(name, fd, header)
+        except BaseException as error:
+            if fd >= 0:
+                os.close(fd)
+            with undoing(error):
+                self._clear_away(leftovers)
+            raise
         return PoolFile(name, folder.path_of(name), fd, header)
+
+    def _clear_away(self, leftovers: builtins.list[str]) -> None:
+        """Remove what a creation that has failed has made, the last of it first."""
+        folder, what = self._open_folder(), "remove what is there of it"
+        with pool_errors(what), contextlib.ExitStack() as all_of_it:
+            all_of_it.enter_context(self._catalog.changing())
+            if len(leftovers) > 1:
+                all_of_it.callback(folder.sync)
+            for leftover in leftovers:
+                all_of_it.callback(_unlink, leftover, folder.fd)
 
     def open(self, name: str) -> PoolFile:
         """Open a pool for reading and writing.
@@ -434,3 +445,8 @@ class Store:
 
 def _figure(size: int) -> str:
     return f"{format_size(size)} ({size} bytes)"
+
+
+def _unlink(file: str, directory: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(file, dir_fd=directory)

@@ -60,6 +60,23 @@ async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
     doing.result()
 
 
+async def cancelled(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel them, and wait until they have ended, even if this task is cancelled meanwhile."""
+    for task in tasks:
+        task.cancel()
+    interrupted = None
+    while not all(task.done() for task in tasks):
+        try:
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError as error:
+            interrupted = error
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # nobody is to complain that it was not looked at
+    if interrupted is not None:
+        raise interrupted
+
+
 async def readable(fd: int, deadline: float | None, what: str) -> None:
     """Wait until a file descriptor is readable.
 
