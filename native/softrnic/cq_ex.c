@@ -116,9 +116,12 @@ create_cq_ex(struct ibv_context *context, struct ibv_cq_init_attr_ex *attr)
 	if (attr->wc_flags & ~supported ||
 	    attr->comp_mask & ~(uint32_t)(IBV_CQ_INIT_ATTR_MASK_FLAGS) ||
 	    (attr->comp_mask & IBV_CQ_INIT_ATTR_MASK_FLAGS &&
-	     attr->flags & ~(uint32_t)IBV_CREATE_CQ_ATTR_SINGLE_THREADED) ||
-	    attr->comp_vector >= (uint32_t)context->num_comp_vectors) {
+	     attr->flags & ~(uint32_t)IBV_CREATE_CQ_ATTR_SINGLE_THREADED)) {
 		errno = EOPNOTSUPP;
+		return NULL;
+	}
+	if (attr->comp_vector >= (uint32_t)context->num_comp_vectors) {
+		errno = EINVAL;
 		return NULL;
 	}
 	struct ibv_cq *ibv_cq = cq_new(context, (int)attr->cqe, attr->cq_context, attr->channel);

@@ -11,6 +11,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+/* For the private symbol ibv_query_gid_type (version_script.py). */
+int query_gid_type(struct ibv_context *context, uint8_t port, unsigned index, int *type);
+
 #define DEVICE_NAME "softrnic0"
 #define FIRMWARE "0.1.0"
 
@@ -222,6 +225,20 @@ _ibv_query_gid_table(struct ibv_context *context, struct ibv_gid_entry *entries,
 	return ret ? -ret : 1;
 }
 
+/* What the kernel says of an iWARP port's, which has no RoCE. 0, or -1 with errno. */
+int
+query_gid_type(struct ibv_context *context, uint8_t port, unsigned index, int *type)
+{
+	struct ibv_gid_entry entry;
+	int ret = _ibv_query_gid_ex(context, port, index, &entry, 0, sizeof(entry));
+	if (ret) {
+		errno = ret;
+		return -1;
+	}
+	*type = 0; /* IBV_GID_TYPE_SYSFS_IB_ROCE_V1 of rdma-core's driver.h */
+	return 0;
+}
+
 int
 ibv_query_pkey(struct ibv_context *context, uint8_t port, int index, __be16 *pkey)
 {
@@ -238,7 +255,10 @@ int
 ibv_get_pkey_index(struct ibv_context *context, uint8_t port, __be16 pkey)
 {
 	(void)context;
-	return port == 1 && pkey == htobe16(0xffff) ? 0 : -1;
+	if (port == 1 && pkey == htobe16(0xffff))
+		return 0;
+	errno = EINVAL;
+	return -1;
 }
 
 /* ---- contexts ---- */
@@ -269,6 +289,7 @@ ibv_open_device(struct ibv_device *which)
 	verbs->create_qp_ex = create_qp_ex;
 	verbs->create_srq_ex = create_srq_ex;
 	verbs->get_srq_num = get_srq_num;
+	verbs->advise_mr = advise_mr;
 	ibv->device = which;
 	ibv->ops.poll_cq = poll_cq;
 	ibv->ops.req_notify_cq = req_notify_cq;

@@ -67,7 +67,4 @@ void qp_disconnect(struct ibv_qp *qp);
  */
 void qp_forget_events(struct ibv_qp *qp, const void *argument);
 
-/* RESET to INIT, as the connection manager does for a queue pair that it creates. */
-int qp_to_init(struct ibv_qp *qp);
-
 #endif

@@ -5,7 +5,13 @@
 #include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
-#include <sys/random.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
 
 #define ACCESS_SUPPORTED                                                                           \
 	(IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ |               \
@@ -376,6 +382,88 @@ pieces_put(const struct piece *pieces, unsigned count)
 {
 	for (unsigned i = 0; i < count; i++)
 		mr_put(pieces[i].mr);
+}
+
+/* ---- prefetching ---- */
+
+/* 0, or what ibv_advise_mr(3) has for it. Into *memory: where a segment is. */
+static int
+check_advice(struct ibv_pd *pd, const struct ibv_sge *sge, unsigned access, void **memory)
+{
+	uint16_t error;
+	struct mr *mr = mr_get(pd, sge->lkey, sge->addr, sge->length, access, &error);
+	if (mr) {
+		*memory = (char *)mr->ibv.addr + (sge->addr - mr->iova);
+		mr_put(mr);
+		return 0;
+	}
+	switch (error) {
+	case ERROR_INVALID_STAG:
+		return ENOENT;
+	case ERROR_STAG_NOT_ASSOCIATED:
+	case ERROR_ACCESS:
+		return EPERM;
+	default:
+		return EFAULT;
+	}
+}
+
+/* The pages that it touches. 0 or an errno. */
+static int
+prefetch(void *memory, size_t length, int how)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+	uintptr_t begin = (uintptr_t)memory & ~(page - 1);
+	size_t size = (uintptr_t)memory + length - begin;
+	/* Before Linux 5.14, or in device memory, only the file system can be told. */
+	if (madvise((void *)begin, size, how) == 0 ||
+	    (errno == EINVAL && madvise((void *)begin, size, MADV_WILLNEED) == 0))
+		return 0;
+	switch (errno) {
+	case EFAULT: /* beyond a file's end */
+	case EHWPOISON:
+		return EFAULT;
+	case ENOMEM: /* a hole, or no memory */
+		return mincore((void *)begin, 1, &(unsigned char){0}) ? EFAULT : ENOMEM;
+	default:
+		return 0; /* the kernel knows nothing to do: it is advice */
+	}
+}
+
+int
+advise_mr(struct ibv_pd *pd, enum ibv_advise_mr_advice advice, uint32_t flags, struct ibv_sge *sges,
+	  uint32_t count)
+{
+	unsigned access = 0;
+	int how = flags & IBV_ADVISE_MR_FLAG_FLUSH ? MADV_POPULATE_READ : MADV_WILLNEED;
+	int ret = engine_usable();
+	if (ret)
+		return ret;
+	switch (advice) {
+	case IBV_ADVISE_MR_ADVICE_PREFETCH_WRITE:
+		access = IBV_ACCESS_LOCAL_WRITE;
+		if (flags & IBV_ADVISE_MR_FLAG_FLUSH)
+			how = MADV_POPULATE_WRITE;
+		break;
+	case IBV_ADVISE_MR_ADVICE_PREFETCH:
+	case IBV_ADVISE_MR_ADVICE_PREFETCH_NO_FAULT:
+		break;
+	default:
+		return EOPNOTSUPP;
+	}
+	if (flags & ~(uint32_t)IBV_ADVISE_MR_FLAG_FLUSH || !count)
+		return EINVAL;
+	void *memory;
+	for (uint32_t i = 0; !ret && i < count; i++)
+		ret = check_advice(pd, &sges[i], access, &memory);
+	if (advice == IBV_ADVISE_MR_ADVICE_PREFETCH_NO_FAULT)
+		return ret; /* what the processor has, the device has */
+	for (uint32_t i = 0; !ret && i < count; i++) {
+		ret = check_advice(pd, &sges[i], access, &memory);
+		if (!ret && sges[i].length)
+			ret = prefetch(memory, sges[i].length, how);
+	}
+	return ret;
 }
 
 /* ---- what this device does not have ---- */

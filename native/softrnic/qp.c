@@ -519,11 +519,12 @@ create_qp_ex(struct ibv_context *context, struct ibv_qp_init_attr_ex *attr)
 	qp->ibv.send_cq = attr->send_cq;
 	qp->ibv.recv_cq = attr->recv_cq;
 	qp->ibv.srq = attr->srq;
-	qp->ibv.state = IBV_QPS_RESET;
+	/* As iWARP's devices have it: what they call idle is INIT, and takes receives. */
+	qp->ibv.state = IBV_QPS_INIT;
 	qp->ibv.qp_type = attr->qp_type;
 	pthread_mutex_init(&qp->ibv.mutex, NULL);
 	pthread_cond_init(&qp->ibv.cond, NULL);
-	atomic_store(&qp->state, IBV_QPS_RESET);
+	atomic_store(&qp->state, IBV_QPS_INIT);
 	qp->rx.state = IN_OVER;
 	qp->access = IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC;
 	attr->cap = qp->init.cap;
@@ -575,6 +576,7 @@ reset(struct qp *qp)
 	pthread_mutex_lock(&qp->tx.lock);
 	struct sender *tx = &qp->tx;
 	begin_positions(tx);
+	qp->dest_qp_num = 0;
 	tx->offset = tx->out_sent = tx->response_offset = tx->acks = tx->bytes_unasked = 0;
 	tx->closes = tx->is_shut = tx->imm_sent = tx->turn = tx->waits_first = false;
 	tx->blocked = tx->has_failed = tx->owes = tx->gathers = false;
@@ -594,8 +596,12 @@ reset(struct qp *qp)
 	cq_clean(qp->ibv.recv_cq, qp->ibv.qp_num);
 }
 
+/*
+ * Where `by_hand`, the program has told what the peer's queue pair is, as InfiniBand's connections
+ * are made. Here that would wait for ever: only rdma_cm brings a stream along.
+ */
 static int
-to_state(struct qp *qp, enum ibv_qp_state wanted)
+to_state(struct qp *qp, enum ibv_qp_state wanted, bool by_hand)
 {
 	static const enum ibv_qp_state before[] = {
 		[IBV_QPS_INIT] = IBV_QPS_RESET,
@@ -615,7 +621,9 @@ to_state(struct qp *qp, enum ibv_qp_state wanted)
 	case IBV_QPS_RTS:
 		pthread_mutex_lock(&qp->tx.lock);
 		current = atomic_load(&qp->state);
-		if (current == (int)before[wanted]) {
+		if (by_hand && !qp->has_stream && wanted != IBV_QPS_INIT) {
+			ret = EOPNOTSUPP;
+		} else if (current == (int)before[wanted]) {
 			atomic_store(&qp->state, wanted);
 			qp->ibv.state = wanted;
 		} else if (current != (int)wanted && !(qp->has_stream && current == IBV_QPS_RTS)) {
@@ -629,12 +637,6 @@ to_state(struct qp *qp, enum ibv_qp_state wanted)
 	}
 }
 
-SOFTRNIC_EXPORT int
-qp_to_init(struct ibv_qp *qp)
-{
-	return to_state(to_qp(qp), IBV_QPS_INIT);
-}
-
 int
 ibv_modify_qp(struct ibv_qp *ibv_qp, struct ibv_qp_attr *attr, int mask)
 {
@@ -646,11 +648,22 @@ ibv_modify_qp(struct ibv_qp *ibv_qp, struct ibv_qp_attr *attr, int mask)
 		return EINVAL;
 	if (mask & IBV_QP_PORT && attr->port_num != 1)
 		return EINVAL;
+	if (mask & IBV_QP_STATE)
+		ret = to_state(qp, attr->qp_state, mask & (IBV_QP_DEST_QPN | IBV_QP_AV));
+	if (ret == EOPNOTSUPP)
+		SAY_ONCE("ibv_modify_qp: queue pairs of this iWARP device are connected by rdma_cm "
+			 "(rdma_connect and rdma_accept; perftest: -R), not by telling them "
+			 "the number or the address of the peer's");
+	if (ret)
+		return ret;
 	if (mask & IBV_QP_ACCESS_FLAGS)
 		qp->access = attr->qp_access_flags;
+	/* Nothing here depends on these: they are kept for who asks. */
 	if (mask & IBV_QP_TIMEOUT)
-		qp->timeout = attr->timeout; /* TCP has its own: kept for who asks */
-	return mask & IBV_QP_STATE ? to_state(qp, attr->qp_state) : 0;
+		qp->timeout = attr->timeout;
+	if (mask & IBV_QP_DEST_QPN)
+		qp->dest_qp_num = attr->dest_qp_num;
+	return 0;
 }
 
 int
@@ -665,6 +678,7 @@ ibv_query_qp(struct ibv_qp *ibv_qp, struct ibv_qp_attr *attr, int mask,
 	attr->qp_access_flags = qp->access;
 	attr->cap = qp->init.cap;
 	attr->port_num = 1;
+	attr->dest_qp_num = qp->dest_qp_num;
 	attr->max_rd_atomic = (uint8_t)(qp->ord > 255 ? 255 : qp->ord);
 	attr->max_dest_rd_atomic = (uint8_t)(qp->ird > 255 ? 255 : qp->ird);
 	attr->timeout = qp->timeout;

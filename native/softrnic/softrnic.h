@@ -17,6 +17,7 @@
 
 #include "device.h"
 #include "engine.h"
+#include "say.h"
 #include "uncancelled.h"
 #include "wire.h"
 
@@ -90,6 +91,8 @@ mr_pointer(const struct mr *mr, uint64_t address, size_t length)
 }
 /* By the other side. An enum wire_error, or 0. */
 uint16_t mr_invalidate(struct ibv_pd *pd, uint32_t key);
+int advise_mr(struct ibv_pd *pd, enum ibv_advise_mr_advice advice, uint32_t flags,
+	      struct ibv_sge *sges, uint32_t count);
 /* A piece of a region, held until it is put. */
 struct piece {
 	struct mr *mr;
@@ -383,6 +386,7 @@ struct qp {
 	_Atomic unsigned access;
 	uint16_t ird, ord;
 	uint8_t timeout;
+	uint32_t dest_qp_num;
 	struct sender tx;
 	struct receiver rx;
 	struct receive_queue rq; /* where there is no SRQ */

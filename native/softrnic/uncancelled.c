@@ -20,13 +20,19 @@
 int
 uncancelled_open(const char *path, int flags)
 {
-	return UNCANCELLED(open(path, flags));
+	return UNCANCELLED(open(path, flags, 0666));
 }
 
 ssize_t
 uncancelled_read(int fd, void *bytes, size_t size)
 {
 	return UNCANCELLED(read(fd, bytes, size));
+}
+
+void
+uncancelled_write(int fd, const void *bytes, size_t size)
+{
+	(void)!UNCANCELLED(write(fd, bytes, size));
 }
 
 void

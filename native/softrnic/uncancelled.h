@@ -21,6 +21,7 @@
 
 int uncancelled_open(const char *path, int flags);
 ssize_t uncancelled_read(int fd, void *bytes, size_t size);
+void uncancelled_write(int fd, const void *bytes, size_t size);
 void uncancelled_close(int fd);
 ssize_t uncancelled_random(void *bytes, size_t size);
 

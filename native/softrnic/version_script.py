@@ -3,7 +3,8 @@
 
 Programs of perftest are linked with the providers' libraries (libmlx5, libefa), which ask for
 libibverbs's private symbols when they are loaded, under a version that changes with rdma-core's
-releases. They are never called here: no provider is registered with this device.
+releases. Hardly one of them is called here, as no provider is registered with this device; pyverbs
+calls ibv_query_gid_type.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ PUBLIC: dict[str, str] = {
 INTERNAL = """crc32c crc32c_matches crc32c_put device_shared_context device_shared_pd engine_add
     engine_change engine_close_in_child engine_forget_fd engine_now engine_remove
     engine_set_deadline engine_is_lost mpa_decode mpa_encode qp_connect qp_disconnect qp_find
-    qp_forget_events qp_put qp_to_init softrnic_count softrnic_watch_memory source_get source_init
+    qp_forget_events qp_put softrnic_count softrnic_watch_memory source_get source_init
     source_put"""
 
 #: What providers' libraries of rdma-core 24 to 60 ask for.
@@ -84,22 +85,62 @@ def script() -> str:
     return "\n".join(lines) + "\n"
 
 
+#: C, each for the private symbols that it serves; what nobody has a reason to call says so.
+ANSWERS = """/* Made by version_script.py. */
+#include <errno.h>
+#include <infiniband/verbs.h>
+#include <stdbool.h>
+
+int query_gid_type(struct ibv_context *context, uint8_t port, unsigned index, int *type);
+
+int softrnic_gid_type(struct ibv_context *context, uint8_t port, unsigned index, int *type);
+int softrnic_gid_type(struct ibv_context *context, uint8_t port, unsigned index, int *type)
+{
+    return query_gid_type(context, port, index, type);
+}
+
+int softrnic_errno(void);
+int softrnic_errno(void) { return EOPNOTSUPP; }
+
+int softrnic_minus_1(void);
+int softrnic_minus_1(void) { errno = EOPNOTSUPP; return -1; }
+
+void *softrnic_null(void);
+void *softrnic_null(void) { errno = EOPNOTSUPP; return NULL; }
+
+unsigned softrnic_nothing(void);
+unsigned softrnic_nothing(void) { return 0; }
+
+extern bool softrnic_false;
+bool softrnic_false;
+"""
+
+#: All others are like rdma-core's ibv_cmd_*(): they return an errno.
+ANSWER_OF = {
+    "ibv_query_gid_type": "softrnic_gid_type",
+    "ibv_read_ibdev_sysfs_file": "softrnic_minus_1",
+    "_verbs_init_and_alloc_context": "softrnic_null",
+    "verbs_open_device": "softrnic_null",
+    "__ioctl_final_num_attrs": "softrnic_nothing",
+    "__verbs_log": "softrnic_nothing",
+    "verbs_init_cq": "softrnic_nothing",
+    "verbs_set_ops": "softrnic_nothing",
+    "verbs_uninit_context": "softrnic_nothing",
+    "verbs_allow_disassociate_destroy": "softrnic_false",
+}
+
+
 def source() -> str:
     """C that gives each private symbol each of the versions."""
-    lines = [
-        "/* Made by version_script.py. */",
-        "long softrnic_private(void);",
-        "/* Nobody has a reason to call it. */",
-        "long softrnic_private(void) { return -1; }",
-    ]
-    names = PRIVATE.split()
+    lines = [ANSWERS]
+    names = {name: ANSWER_OF.get(name, "softrnic_errno") for name in PRIVATE.split()}
     for version in PRIVATE_VERSIONS:
-        for name in [*names, f"verbs_register_driver_{version}"]:
+        of_version = names | {f"verbs_register_driver_{version}": "softrnic_nothing"}
+        for name, answer in of_version.items():
             alias = f"softrnic_{version}_{name}"
-            lines.append(f"long {alias}(void);")
             lines.append(
-                f'__attribute__((alias("softrnic_private"), visibility("default"))) '
-                f"long {alias}(void);"
+                f"extern __typeof__({answer}) {alias} "
+                f'__attribute__((alias("{answer}"), visibility("default")));'
             )
             lines.append(f'__asm__(".symver {alias},{name}@IBVERBS_PRIVATE_{version}");')
     return "\n".join(lines) + "\n"

@@ -139,7 +139,8 @@ class MemoryRegion(NativeObject):
             flags: FLUSH: return when the pages are there.
 
         Raises:
-            NotSupportedError: the device does not take this advice: it needs on-demand paging.
+            NotSupportedError: the device does not take this advice. The soft RNIC does, a kernel's
+                device needs on-demand paging for it.
             InvalidArgumentError: the range is outside the region.
         """
         check_range("region", self, offset, length, "offset")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import array
 import mmap
+from pathlib import Path
 
 import numpy
 import pytest
@@ -500,3 +501,34 @@ def test_an_advice_is_taken_or_not_supported(peer: rpma.Peer) -> None:
             region.advise(0, 4097)
         with pytest.raises(TypeError, match="advice must be an integer"):
             region.advise(0, 1, "soon")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("advice", rpma.Advice)
+def test_the_soft_rnic_has_pages_of_an_ordinary_file_ready(
+    peer: rpma.Peer, fabric: Fabric, tmp_path: Path, advice: rpma.Advice
+) -> None:
+    if fabric.name != "soft":
+        pytest.skip("a kernel's device needs on-demand paging for that")
+    path = tmp_path / "file"
+    path.write_bytes(bytes(4 * 4096))
+    with (
+        path.open("r+b") as file,
+        mmap.mmap(file.fileno(), 4 * 4096) as memory,
+        peer.register(memory, EVERYTHING) as region,
+    ):
+        region.advise(4096, 8192, advice, rpma.AdviseFlags.NONE)
+        assert not _mapped_pages(memory)
+        region.advise(4096, 8192, advice)
+        # The kernel may map their neighbours as well.
+        is_fetched = advice != rpma.Advice.PREFETCH_NO_FAULT
+        assert _mapped_pages(memory) >= ({1, 2} if is_fetched else set())
+        assert bool(_mapped_pages(memory)) == is_fetched
+
+
+def _mapped_pages(memory: mmap.mmap) -> set[int]:
+    """Which of its pages this process has in its page table."""
+    address = numpy.frombuffer(memory, numpy.uint8).ctypes.data
+    with open("/proc/self/pagemap", "rb") as pagemap:
+        pagemap.seek(address // 4096 * 8)
+        entries = numpy.frombuffer(pagemap.read(len(memory) // 4096 * 8), numpy.uint64)
+    return set(numpy.flatnonzero(entries >> numpy.uint64(63)).tolist())

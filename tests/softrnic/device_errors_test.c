@@ -399,9 +399,11 @@ test_what_states_allow(void)
 	struct ibv_sge sge = sge_of(a, 0, 8);
 	struct ibv_send_wr *bad, wr = wr_of(IBV_WR_RDMA_WRITE, 1, &sge, 1, &both.b, 0);
 	struct ibv_recv_wr *bad_recv, recv = {.wr_id = 2, .sg_list = &sge, .num_sge = 1};
+	struct ibv_qp_attr attr = {.qp_state = IBV_QPS_RESET};
+	CHECK(ibv_modify_qp(qp, &attr, IBV_QP_STATE), 0);
 	CHECK(ibv_post_send(qp, &wr, &bad), EINVAL);
 	CHECK(ibv_post_recv(qp, &recv, &bad_recv), EINVAL);
-	struct ibv_qp_attr attr = {.qp_state = IBV_QPS_RTR};
+	attr.qp_state = IBV_QPS_RTR;
 	CHECK(ibv_modify_qp(qp, &attr, IBV_QP_STATE), EINVAL);
 	attr.qp_state = IBV_QPS_INIT;
 	CHECK(ibv_modify_qp(qp, &attr, IBV_QP_STATE), 0);

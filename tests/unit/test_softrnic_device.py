@@ -18,6 +18,7 @@ PROGRAMS = [
     "device_ending_test",
     "device_crc_test",
     "device_cancel_test",
+    "device_verbs_test",
 ]
 
 

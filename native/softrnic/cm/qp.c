@@ -78,12 +78,10 @@ rdma_create_qp_ex(struct rdma_cm_id *id, struct ibv_qp_init_attr_ex *attr)
 	if (!attr->srq)
 		attr->srq = id->srq;
 	struct ibv_qp *qp = ibv_create_qp_ex(id->verbs, attr);
-	int ret = qp ? qp_to_init(qp) : errno;
-	if (ret) {
-		if (qp)
-			ibv_destroy_qp(qp);
+	if (!qp) {
+		int failure = errno;
 		destroy_cqs(id);
-		return failed_with(ret);
+		return failed_with(failure);
 	}
 	id->pd = qp->pd;
 	id->qp = qp;
