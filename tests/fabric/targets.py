@@ -208,8 +208,20 @@ def _frame(stream: Any, secured: bool) -> bytes:
 class Stranger:
     """Somebody who speaks the protocol by hand, or does not."""
 
-    def __init__(self, target: Target) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", target.address.port or 0), SOON)
+    def __init__(
+        self,
+        target: Target,
+        source: tuple[str, int] = ("", 0),
+        *,
+        is_deaf: bool = False,
+    ) -> None:
+        self.socket = socket.socket()
+        self.socket.settimeout(SOON)
+        if is_deaf:  # neither side's kernel takes much of what is not read
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 200)
+        self.socket.bind(source)
+        self.socket.connect(("127.0.0.1", target.address.port or 0))
         self.channel = channel.Channel()
 
     def send(self, message: Any) -> None:

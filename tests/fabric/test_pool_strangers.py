@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import shutil
+import socket
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from targets import MIB, Stranger, connect, serving, wait_left, wait_until
+from pairs import line, python
+from targets import MIB, TOKEN, Stranger, connect, serving, wait_left, wait_until
 
 import rpma
 from fabrics.fabric import Fabric
 from rpma.errors import RpmaError
-from rpma.pool import Client, Target, messages, served, session, store, words
+from rpma.pool import Client, Target, messages, served, session, ssh, store, strangers, words
 
 msgspec = pytest.importorskip("msgspec")
 
@@ -45,12 +51,238 @@ def target(fabric: Fabric, folder: Path) -> Iterator[Target]:
         yield started
 
 
+# ---- who comes in ------------------------------------------------------------------------------
+
+
+def idle(target: Target, host: str) -> Stranger:
+    """A stranger from this address of the machine, who has nothing to say."""
+    return Stranger(target, (host, 0))
+
+
+def check_comes_in(target: Target) -> None:
+    """An honest client does, at the first attempt and at once."""
+    began = time.monotonic()
+    with connect(target) as client:
+        client.list_pools()
+    assert time.monotonic() - began < 5
+
+
+def test_strangers_who_are_silent_shut_nobody_out(target: Target) -> None:
+    with ExitStack() as stack:
+        for _ in range(4):
+            for number in range(32):  # more than there are places, renewed
+                stack.enter_context(closing(idle(target, f"127.0.1.{number}")))
+            for _ in range(8):
+                stack.enter_context(closing(idle(target, "127.0.0.1")))
+            check_comes_in(target)
+        assert len(target.strangers) > strangers.PLACES
+    wait_left(target)
+    check_comes_in(target)
+
+
+def test_strangers_of_an_address_have_few_places(
+    target: Target, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(strangers, "GRACE", 0.0)
+    with ExitStack() as stack:
+        other = stack.enter_context(closing(idle(target, "127.0.0.2")))
+        other.receive(messages.Hello)
+        many = [stack.enter_context(closing(idle(target, "127.0.0.1"))) for _ in range(50)]
+        many[-1].receive(messages.Hello)
+        for one in many[: -strangers.PLACES_OF_ONE]:
+            one.check_ended()
+        assert len(target.strangers) == 1 + strangers.PLACES_OF_ONE
+        assert target.metrics(20).displaced_strangers == 50 - strangers.PLACES_OF_ONE
+        other.socket.settimeout(0.1)
+        with pytest.raises(TimeoutError):  # who has one place only has it still
+            other.socket.recv(1)
+    assert "gone: it gave way to a newcomer" in caplog.text
+
+
+def test_a_neighbour_of_strangers_who_always_come_again_comes_in(target: Target) -> None:
+    """Behind one address, and at their pace."""
+    ended = threading.Event()
+
+    def come_again() -> None:
+        kept: deque[socket.socket] = deque()
+        while not ended.is_set():
+            with suppress(OSError):
+                kept.append(socket.create_connection(("127.0.0.1", target.address.port or 0), 20))
+            if len(kept) > 100:
+                kept.popleft().close()
+        for one in kept:
+            one.close()
+
+    flooding = threading.Thread(target=come_again)
+    flooding.start()
+    try:
+        wait_until(lambda: target.tally.displaced_strangers > 0, "strangers give way")
+        for _ in range(10):
+            check_comes_in(target)
+    finally:
+        ended.set()
+        flooding.join()
+    wait_left(target)
+
+
+def test_many_honest_clients_at_once(target: Target) -> None:
+    """Each is a stranger for a moment, and all have one address."""
+    count = 3 * strangers.PLACES
+    with ExitStack() as stack:
+        came = [stack.enter_context(closing(Stranger(target))) for _ in range(count)]
+        for one in came:
+            one.login()
+        for one in came:
+            one.receive(messages.Accepted)
+    wait_left(target)
+
+
+def test_clients_that_are_in_leave_places_for_strangers(fabric: Fabric, folder: Path) -> None:
+    with serving(fabric, folder, max_clients=1) as target:
+        with connect(target) as client, ExitStack() as stack:
+            for number in range(strangers.PLACES):
+                stack.enter_context(closing(idle(target, f"127.0.1.{number}")))
+            with pytest.raises(rpma.pool.TargetError, match="1 clients are in, and no more"):
+                connect(target)
+            client.list_pools()
+            assert target.metrics(20).refused_connections == 1
+        wait_until(lambda: not target.clients, "it has left")
+        check_comes_in(target)
+
+
+# ---- who does not read ---------------------------------------------------------------------------
+
+
+def deaf(target: Target) -> Stranger:
+    """A stranger with hardly any room for what it is sent, who never reads."""
+    return Stranger(target, is_deaf=True)
+
+
+def test_strangers_who_never_read_hold_up_nothing(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the target really says fits into the kernels' buffers.
+    monkeypatch.setattr(session, "told", lambda _: 60000 * "x")
+    with ExitStack() as stack:
+        for number in range(strangers.PLACES):
+            stranger = stack.enter_context(closing(deaf(target)))
+            stranger.send_raw(stranger.channel.frame(nonsense(number)))
+        check_comes_in(target)
+        wait_left(target)
+
+
+def test_a_client_that_reads_no_replies_is_given_up(
+    target: Target, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "rpma")
+    monkeypatch.setattr("rpma.pool.stream.SEND_TIMEOUT", 0.3)
+    monkeypatch.setattr("rpma.pool.tasks.REQUESTS_PER_SECOND", 1e6)
+    with connect(target) as other:
+        for number in range(20):
+            other.create_pool(f"pool-{number}", 4096).close()
+        client = connect(target)
+        pool = client.open_pool("pool-0")
+        driver = client._driver
+        assert driver._socket is not None
+        driver._socket.settimeout(0.5)
+        list_all = messages.encode(messages.List(""))
+        with suppress(OSError):  # the target reads no more, or has ended it
+            while True:
+                driver._socket.sendall(driver._channel.frame(list_all))
+        wait_until(lambda: target.clients == 1, "it is given up")
+        with other.open_pool("pool-0"):
+            pass
+        with suppress(RpmaError):
+            pool.close()
+        with suppress(RpmaError):
+            client.close()
+    assert "has gone: it does not read what it is sent" in caplog.text
+
+
+def test_the_target_ends_whatever_its_peers_do(
+    fabric: Fabric, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "told", lambda _: 60000 * "x")
+    monkeypatch.setattr("rpma.pool.tasks.REQUESTS_PER_SECOND", 1e6)
+    with serving(fabric, folder) as target, ExitStack() as stack:
+        with connect(target) as client:
+            for number in range(20):
+                client.create_pool(f"pool-{number}", 4096).close()
+        for number in range(32):
+            stack.enter_context(closing(idle(target, f"127.0.1.{number}")))
+            stranger = stack.enter_context(closing(deaf(target)))
+            stranger.send_raw(stranger.channel.frame(nonsense(number)))
+        client = connect(target)
+        driver = client._driver
+        assert driver._socket is not None
+        driver._socket.settimeout(0.5)
+        list_all = messages.encode(messages.List(""))
+        with suppress(OSError):
+            while True:
+                driver._socket.sendall(driver._channel.frame(list_all))
+        began = time.monotonic()
+        target.close(drain=0.5)
+        assert time.monotonic() - began < 4
+        with suppress(RpmaError):
+            client.close()
+
+
+_IN_THE_MIDDLE = """
+import os, signal, sys
+from rpma.pool import Client
+client = Client(sys.argv[1], token=sys.argv[2])
+pool = client.create_pool("large", 24 << 20)
+def progress(done, total):
+    if done >= total // 4:
+        print("in the middle", flush=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
+if sys.argv[3] == "read":
+    pool.read(progress=progress)
+else:
+    pool.write(0, bytes(24 << 20), progress=progress)
+"""
+
+
+@pytest.mark.parametrize("way", ["read", "write"])
+def test_the_target_ends_though_a_client_stands_still_in_a_transfer(
+    fabric: Fabric, folder: Path, way: str
+) -> None:
+    with (
+        serving(fabric, folder) as target,
+        python(_IN_THE_MIDDLE, str(target.address), TOKEN, way) as child,
+    ):
+        assert line(child) == "in the middle"
+        began = time.monotonic()
+        target.close()
+        assert time.monotonic() - began < 4
+        child.kill()
+
+
+def test_strangers_do_not_hold_up_the_drain(target: Target) -> None:
+    with closing(idle(target, "127.0.0.1")) as stranger:
+        stranger.receive(messages.Hello)
+        began = time.monotonic()
+        target.close(drain=60)
+        assert time.monotonic() - began < 4
+
+
+def test_whoever_starts_a_target_by_ssh_sends_the_token_soon(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ssh, "TOKEN_TIMEOUT", 0.1)
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as stdin, os.fdopen(writing, "w"):
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert ssh.serve(lambda token: pytest.fail(f"{token!r} came")) == 1
+    assert json.loads(capsys.readouterr().out) == {"error": "no token came in time"}
+
+
 # ---- in the log ----------------------------------------------------------------------------------
 
 
 def nonsense(number: int) -> bytes:
     """A login with a long and nasty field name."""
-    return bytes(msgspec.msgpack.encode({"type": "login", f"\x1b[31m{number}\n" + 50000 * "x": 1}))
+    return bytes(msgspec.msgpack.encode({"type": "login", f"\x1b[31m{number}\n" + 900 * "x": 1}))
 
 
 def test_bad_logins_leave_few_and_short_lines(

@@ -100,6 +100,11 @@ def families(found: Metrics) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "rpma_refused_connections", "Clients that were one too many.", found.refused_connections
     )
+    yield CounterMetricFamily(
+        "rpma_displaced_strangers",
+        "Clients that gave way to others, having shown no token.",
+        found.displaced_strangers,
+    )
     yield GaugeMetricFamily("rpma_open_pools", "Pools that a client has open.", found.open_pools)
     for name, words, value in (
         ("rpma_shadow_bytes", "Memory of the copies that pools have in DRAM.", found.shadow_bytes),

@@ -135,8 +135,10 @@ def serve(
     """Serve the pools of DIRECTORY, and pools in DRAM, until SIGTERM or SIGINT.
 
     Then no more clients come in, and those that are in may stay for --drain seconds. A second
-    signal ends that at once. Without a token, clients of this machine only may come in, and all of
-    them. Each event is a line on stderr.
+    signal ends that at once. No client is waited for beyond that, whatever it does.
+
+    Without a token, clients of this machine only may come in, and all of them. Each event is a line
+    on stderr.
     """
     start_log(log_level.value)
     with failing("serve"), contextlib.ExitStack() as stack:

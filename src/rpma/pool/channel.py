@@ -85,9 +85,14 @@ class Keys:
 class Channel:
     """One side of a control channel."""
 
-    def __init__(self) -> None:
-        """A channel without authentication codes; see `secure`."""
+    def __init__(self, most: int = MAX_PAYLOAD) -> None:
+        """A channel without authentication codes; see `secure`.
+
+        Args:
+            most: the longest payload that is accepted until then, in bytes.
+        """
         self._received = bytearray()
+        self._most = most
         self._key_in: bytes | None = None
         self._key_out: bytes | None = None
         self._number_in = 0
@@ -96,6 +101,7 @@ class Channel:
     def secure(self, *, key_in: bytes, key_out: bytes) -> None:
         """From the next frame on, in both directions, frames carry authentication codes."""
         self._key_in, self._key_out = key_in, key_out
+        self._most = MAX_PAYLOAD
 
     def frame(self, payload: bytes) -> bytes:
         """The bytes to send for a payload.
@@ -124,8 +130,8 @@ class Channel:
         if len(self._received) < _LENGTH.size:
             return None
         (length,) = _LENGTH.unpack_from(self._received)
-        if length > MAX_PAYLOAD:
-            raise ProtocolError(f"a message of {length} bytes came, {MAX_PAYLOAD} are accepted")
+        if length > self._most:
+            raise ProtocolError(f"a message of {length} bytes came, {self._most} are accepted")
         begin = _LENGTH.size + (_CODE_SIZE if self._key_in is not None else 0)
         if len(self._received) < begin + length:
             return None

@@ -19,7 +19,8 @@ class Tally:
     Attributes:
         sessions: clients that came in.
         refused_logins: clients that did not show the token.
-        refused_connections: clients that were one too many.
+        refused_connections: clients with the token that were one too many.
+        displaced_strangers: clients without, so far, that gave way to others.
         requests: requests on control channels, by kind: "create", "open" and so on.
         refused_requests: those of them that were refused, or failed; by kind.
         flushes: the flush requests of clients that have gone.
@@ -28,6 +29,7 @@ class Tally:
     sessions: int = 0
     refused_logins: int = 0
     refused_connections: int = 0
+    displaced_strangers: int = 0
     requests: Counter[str] = field(default_factory=Counter)
     refused_requests: Counter[str] = field(default_factory=Counter)
     flushes: Counts = NOTHING
@@ -40,7 +42,8 @@ class Metrics(NamedTuple):
         clients: how many are in.
         sessions: how many came in.
         refused_logins: how many did not show the token.
-        refused_connections: how many were one too many.
+        refused_connections: how many that have the token were one too many.
+        displaced_strangers: how many that had not shown it yet gave way to others.
         pools: how many there are, by kind: "file" and "dram".
         bytes: in these pools, by kind.
         open_pools: how many of them somebody has open.
@@ -55,6 +58,7 @@ class Metrics(NamedTuple):
     sessions: int
     refused_logins: int
     refused_connections: int
+    displaced_strangers: int
     pools: dict[str, int]
     bytes: dict[str, int]
     open_pools: int

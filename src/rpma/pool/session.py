@@ -5,19 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rpma import allocation
-from rpma.config import ConnectionConfig
-from rpma.constants import ConnectionEvent, Usage
-from rpma.errors import ProviderError, RpmaError, WaitTimeoutError
+from rpma.constants import Usage
+from rpma.errors import RpmaError
 from rpma.peer import Peer, PeerConfig
-from rpma.pool import messages
-from rpma.pool.channel import Channel, Keys, new_nonce
+from rpma.pool import accepting, messages
+from rpma.pool.accepting import DEPTH
+from rpma.pool.channel import Keys, new_nonce
 from rpma.pool.durability import Answering
 from rpma.pool.errors import (
     AuthenticationError,
@@ -28,19 +27,19 @@ from rpma.pool.errors import (
     undoing,
 )
 from rpma.pool.metrics import total
-from rpma.pool.tasks import Pace, cancelled, free_ports, readable, to_its_end
+from rpma.pool.stream import CLOSE_TIMEOUT
+from rpma.pool.tasks import Pace, cancelled, readable, to_its_end
 from rpma.pool.wire import REQUEST_ROOM
 from rpma.pool.words import quoted, told
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-    from rpma.conn_req import ConnectionRequest
     from rpma.connection import Connection
-    from rpma.endpoint import Endpoint
     from rpma.memory import MemoryRegion
     from rpma.pool.durability import Counts
     from rpma.pool.served import ServedPool
+    from rpma.pool.stream import Stream
     from rpma.pool.target import Target
 
 log = logging.getLogger("rpma.target")
@@ -48,13 +47,8 @@ log = logging.getLogger("rpma.target")
 LOGIN_TIMEOUT = 10.0
 """How long a client may take to show the token, and to make its data connection, in seconds."""
 
-DEPTH = 64
-"""How many flush requests of one client may be under way."""
-
 MAX_OPEN = 256
 """How many pools one client may have open."""
-
-_READ_SIZE = 64 << 10
 
 
 class Session:
@@ -65,22 +59,12 @@ class Session:
         is_in: whether it has shown the token.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        number: int,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
+    def __init__(self, target: Target, number: int, stream: Stream) -> None:
         """A connection was accepted."""
-        self._target = target
-        self._reader, self._writer = reader, writer
-        peer = writer.get_extra_info("peername")
-        where = f"{peer[0]} port {peer[1]}" if isinstance(peer, tuple) else "a pipe"
+        self._target, self._stream = target, stream
         self.name = f"client {number}"
-        self._where = where
         self.is_in = False
-        self._channel = Channel()
+        self._gives_way = False
         self._keys: Keys | None = None
         self._peer: Peer | None = None
         self._messages: MemoryRegion | None = None
@@ -104,6 +88,8 @@ class Session:
             await self._say_failure(error)
         except (ConnectionError, EOFError) as error:
             why = f"{error}" or type(error).__name__
+            if self._gives_way:
+                why = "it gave way to a newcomer"
             if isinstance(error, ProtocolError):
                 await self._say_failure(error)
         except (RpmaError, OSError) as error:
@@ -118,11 +104,21 @@ class Session:
             await to_its_end(self._leave())
             words = "%s (%s) has gone: %s"
             if self.is_in:
-                log.info(words, self.name, self._where, why)
+                log.info(words, self.name, self._stream.where, why)
             else:
                 self._target.sparing(
-                    logging.WARNING, "strangers have gone", words, self.name, self._where, why
+                    logging.WARNING,
+                    "strangers have gone",
+                    words,
+                    self.name,
+                    self._stream.where,
+                    why,
                 )
+
+    def give_way(self) -> None:
+        """Leave at once, being a stranger: others are waiting."""
+        self._gives_way = True
+        self._stream.abort()
 
     @property
     def flushes(self) -> Counts | None:
@@ -133,8 +129,8 @@ class Session:
 
     async def _let_in(self) -> None:
         nonce = new_nonce()
-        await self._send(messages.Hello(messages.VERSION, nonce))
-        login = messages.decode(await self._receive(), messages.Login)
+        await self._stream.send(messages.Hello(messages.VERSION, nonce))
+        login = messages.decode(await self._stream.receive(), messages.Login)
         if login.version != messages.VERSION:
             raise ProtocolError(
                 f"the client speaks version {login.version} of the protocol, this target "
@@ -143,26 +139,28 @@ class Session:
         token = self._target.token_of(login.user)
         keys = Keys.derive(token, nonce, login.nonce, login.user)
         keys.check_client(login.proof)
-        await self._send(messages.Accepted(keys.target_proof))
-        self._channel.secure(key_in=keys.to_target, key_out=keys.to_client)
+        self._target.strangers.leave(self)
+        await self._stream.send(messages.Accepted(keys.target_proof))
+        self._stream.secure(keys)
+        self._target.check_room()
         self._keys, self.is_in = keys, True
         self._target.tally.sessions += 1
         user = f" as {quoted(login.user)}" if login.user else ""
-        log.info("%s came in from %s%s", self.name, self._where, user)
+        log.info("%s came in from %s%s", self.name, self._stream.where, user)
 
     async def _connect_data(self) -> None:
         """Make a protection domain for this client, and wait in it for its data connection."""
-        local = self._writer.get_extra_info("sockname")
-        here = local[0].partition("%")[0] if isinstance(local, tuple) else "127.0.0.1"
+        assert self._keys is not None
+        here = self._stream.local or "127.0.0.1"
         address = self._target.rdma_address or here
         self._peer = await self._target.opening(partial(self._open_peer, address))
         size = DEPTH * REQUEST_ROOM + Answering.answers_size(DEPTH)
         self._messages = self._peer.register(allocation.anonymous(size), Usage.RECV | Usage.SEND)
-        endpoint = self._listen(self._peer, address)
+        endpoint = accepting.listen(self._peer, address, self._target.data_ports)
         try:
             with PeerConfig(direct_write_to_pmem=self._target.direct_write_to_pmem) as config:
                 descriptor = config.descriptor
-            await self._send(
+            await self._stream.send(
                 messages.Session(
                     host=None if address == here else address,
                     port=int(endpoint.port),
@@ -172,22 +170,24 @@ class Session:
                 )
             )
             deadline = time.monotonic() + LOGIN_TIMEOUT
-            request = await self._next_request(endpoint, deadline)
+            request = await accepting.next_request(
+                endpoint, self._keys, deadline, self.name, self._target.sparing
+            )
             with request:
                 for number in range(DEPTH):
                     request.recv(self._messages, number * REQUEST_ROOM, REQUEST_ROOM, wr_id=number)
                 self._connection = request.connect()
-            await self._established(self._connection, deadline)
+            await accepting.established(self._connection, deadline)
         finally:
             endpoint.close()
         self._answering = Answering(self._connection, self._messages, DEPTH)
         self._answering.start()
-        await self._send(messages.Ready())
+        await self._stream.send(messages.Ready())
 
     async def _unless_it_leaves(self, work: Coroutine[Any, Any, None]) -> None:
         """Do it, but give it up when the client, which has nothing to say meanwhile, has gone."""
         doing = asyncio.ensure_future(work)
-        hearing = asyncio.ensure_future(self._hear())
+        hearing = asyncio.ensure_future(self._stream.hear())
         try:
             await asyncio.wait({doing, hearing}, return_when=asyncio.FIRST_COMPLETED)
             if hearing.done() and not hearing.result():
@@ -199,55 +199,6 @@ class Session:
     def _open_peer(self, address: str) -> Peer:
         self._peer = Peer.for_address(address)  # here, for whom nobody waits any more
         return self._peer
-
-    def _listen(self, peer: Peer, address: str) -> Endpoint:
-        for port in self._target.data_ports or free_ports(address):
-            try:
-                return peer.listen(address, port)
-            except ProviderError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-        raise TargetError("the target has no free port for the data connection: all are in use")
-
-    async def _next_request(self, endpoint: Endpoint, deadline: float) -> ConnectionRequest:
-        """The connection request that shows the ticket; others are refused."""
-        assert self._keys is not None
-        config = ConnectionConfig(
-            sq_size=Answering.send_queue_size(DEPTH),
-            rq_size=DEPTH,
-            cq_size=Answering.send_queue_size(DEPTH) + DEPTH,
-        )
-        while True:
-            await readable(endpoint.fd, deadline, "make its data connection")
-            try:
-                request = endpoint.next_conn_req(config, timeout=0)
-            except WaitTimeoutError:
-                continue
-            except ProviderError as error:
-                self._target.sparing(
-                    logging.WARNING, "data connections have failed", "%s: %s", self.name, error
-                )
-                continue
-            if self._keys.check_ticket(request.private_data):
-                return request
-            self._target.sparing(
-                logging.WARNING,
-                "data connections without a ticket are refused",
-                "%s: a data connection without its ticket is refused",
-                self.name,
-            )
-            request.close()
-
-    async def _established(self, connection: Connection, deadline: float) -> None:
-        while True:
-            await readable(connection.event_fd, deadline, "make its data connection")
-            try:
-                event = connection.next_event(0)
-            except WaitTimeoutError:
-                continue
-            if event is ConnectionEvent.ESTABLISHED:
-                return
-            raise TargetError(f"the data connection was not made: {event!s}")
 
     # ---- what it asks for ------------------------------------------------------------------------
 
@@ -270,12 +221,12 @@ class Session:
         pace = Pace()
         while True:
             try:
-                payload = await self._receive()
+                payload = await self._stream.receive()
             except EOFError:
                 return
             request = messages.decode(payload, messages.Request)
             await pace.step()
-            await self._send(await self._reply(request))
+            await self._stream.send(await self._reply(request))
 
     async def _reply(self, request: Any) -> messages.Reply:
         rule = _RULES[type(request)]
@@ -316,7 +267,7 @@ class Session:
             return pool, self._take(pool, "write")
 
         pool, opened = await self._target.on_storage(create, request.name)
-        if self._reader.at_eof():
+        if self._stream.at_eof:
             raise EOFError("it left while its pool was created")
         pool.is_told = True
         kind = "in DRAM" if request.volatile else "in a file"
@@ -445,33 +396,9 @@ class Session:
                 f"pool {pool.name!r} is open for {access}: open it with access='write'"
             )
 
-    # ---- frames ----------------------------------------------------------------------------------
-
-    async def _send(self, message: Any) -> None:
-        self._writer.write(self._channel.frame(messages.encode(message)))
-        await self._writer.drain()
-
-    async def _receive(self) -> bytes:
-        """The next payload.
-
-        Raises:
-            EOFError: the client has closed the channel.
-        """
-        while (payload := self._channel.next_payload()) is None:
-            if not await self._hear():
-                raise EOFError("it left")
-        return payload
-
-    async def _hear(self) -> bool:
-        """Wait for some bytes; False: the client has closed the channel."""
-        data = await self._reader.read(_READ_SIZE)
-        self._channel.feed(data)
-        return bool(data)
-
     async def _say_failure(self, error: Exception) -> None:
-        failed = messages.Failed(_wire_code(error), told(error))
-        with contextlib.suppress(OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(self._send(failed), 1)
+        with contextlib.suppress(OSError):
+            await self._stream.send(messages.Failed(_wire_code(error), told(error)), CLOSE_TIMEOUT)
 
     # ---- the end ---------------------------------------------------------------------------------
 
@@ -493,9 +420,7 @@ class Session:
             if thing is not None:
                 with contextlib.suppress(RpmaError):
                     thing.close()
-        self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+        await self._stream.close(0 if self._target.is_in_a_hurry else CLOSE_TIMEOUT)
 
 
 class _Rule(NamedTuple):

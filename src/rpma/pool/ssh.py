@@ -36,7 +36,11 @@ SSH_VARIABLE = "RPMA_SSH"
 COMMAND_VARIABLE = "RPMA_SSH_TARGET_COMMAND"
 """The command on the target node; ``rpma`` where it is not set."""
 
+TOKEN_TIMEOUT = 60.0
+"""How long the client may take to send the token, in seconds."""
+
 _MOST_SAID = 64 << 10
+_MOST_TOKEN = 4096
 _END_TIMEOUT = 10.0
 
 
@@ -111,15 +115,9 @@ class SshTarget:
     def _line(self, address: TargetAddress, deadline: float | None) -> bytes:
         """The first line of what it prints, or all if it ends before."""
         assert self._process.stdout is not None
-        fd, said = self._process.stdout.fileno(), b""
-        while b"\n" not in said and len(said) < _MOST_SAID:
-            left = None if deadline is None else max(deadline - time.monotonic(), 0)
-            if not select.select([fd], [], [], left)[0]:
-                raise WaitTimeoutError(f"no target was started in time at {address}")
-            data = os.read(fd, _MOST_SAID)
-            if not data:
-                break
-            said += data
+        said = _read_line(self._process.stdout.fileno(), _MOST_SAID, deadline)
+        if said is None:
+            raise WaitTimeoutError(f"no target was started in time at {address}")
         return said
 
     def _words(self, said: bytes) -> str:
@@ -146,11 +144,32 @@ class SshTarget:
         self._errors.close()
 
 
+def _read_line(fd: int, most: int, deadline: float | None) -> bytes | None:
+    """The first line and what came with it, all if it ends before; None: it was not in time."""
+    said = b""
+    while b"\n" not in said and len(said) < most:
+        left = None if deadline is None else max(deadline - time.monotonic(), 0)
+        if not select.select([fd], [], [], left)[0]:
+            return None
+        data = os.read(fd, most)
+        if not data:
+            break
+        said += data
+    return said
+
+
 def _host_name(ssh: list[str], where: list[str]) -> str | None:
     """The host behind a name of the user's ssh configuration."""
-    done = subprocess.run(
-        [*ssh, "-G", *where], stdin=subprocess.DEVNULL, capture_output=True, check=False
-    )
+    try:
+        done = subprocess.run(
+            [*ssh, "-G", *where],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=_END_TIMEOUT,
+        )
+    except subprocess.TimeoutExpired:
+        return None
     for line in done.stdout.decode("utf-8", "replace").splitlines():
         word, _, rest = line.partition(" ")
         if word == "hostname":
@@ -167,16 +186,19 @@ def serve(make: Callable[[bytes], Target]) -> int:
     Returns:
         The exit code.
     """
-    token = sys.stdin.buffer.readline(4096).strip()
+    fd = sys.stdin.fileno()
+    token = _read_line(fd, _MOST_TOKEN, time.monotonic() + TOKEN_TIMEOUT)
     try:
-        target = make(token)
+        if token is None:
+            raise TargetError("no token came in time")
+        target = make(token.strip())
         target.start()
     except (PoolError, OSError, ValueError) as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return 1
     print(json.dumps({"port": target.address.port}), flush=True)
     with contextlib.suppress(KeyboardInterrupt):
-        while sys.stdin.buffer.read(4096):
+        while os.read(fd, _MOST_TOKEN):
             pass
     target.close()
     return 0

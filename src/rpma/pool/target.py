@@ -26,6 +26,8 @@ from rpma.pool.session import Session
 from rpma.pool.shadows import default_limit
 from rpma.pool.sizes import parse_size
 from rpma.pool.store import Store
+from rpma.pool.strangers import Strangers
+from rpma.pool.stream import READ_AHEAD, Stream
 from rpma.pool.words import Sparing
 
 if TYPE_CHECKING:
@@ -37,9 +39,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 log = logging.getLogger("rpma.target")
-
-MAX_STRANGERS = 64
-"""How many clients may be about to show the token at a time."""
 
 OPENING_THREADS = 4
 """How many clients that have shown the token are given their protection domain at a time."""
@@ -57,6 +56,7 @@ class Target:
         direct_write_to_pmem: what its operator says of the platform.
         software: what it says of itself.
         tally: what its sessions count.
+        strangers: those of its sessions that have not shown the token.
         sparing: by which they log what clients cause at their own pace.
     """
 
@@ -129,6 +129,7 @@ class Target:
         self._stop: asyncio.Event
         self._sessions: dict[asyncio.Task[None], Session] = {}
         self.tally = Tally()
+        self.strangers: Strangers[Session] = Strangers()
         self.sparing: Sparing
         self._count = 0
         self._drain = 0.0
@@ -155,7 +156,7 @@ class Target:
             direct_write_to_pmem=self.direct_write_to_pmem,
         )
         # A session has one thing done at a time; so has the metrics.
-        self._lanes = Lanes("rpma-storage", self._max_clients + MAX_STRANGERS + 1)
+        self._lanes = Lanes("rpma-storage", self._max_clients + 1)
         self._opening = Lanes("rpma-opening", OPENING_THREADS)
         self._thread = threading.Thread(target=self._run, name="rpma-target", daemon=True)
         self._thread.start()
@@ -249,6 +250,17 @@ class Target:
             return os.urandom(32)
         return token
 
+    def check_room(self) -> None:
+        """Raise TargetError unless one more client may be in."""
+        if self.clients >= self._max_clients:
+            self.tally.refused_connections += 1
+            raise TargetError(f"{self._max_clients} clients are in, and no more may be: come later")
+
+    @property
+    def is_in_a_hurry(self) -> bool:
+        """Whether it ends at once."""
+        return self._hurry.is_set()
+
     async def on_storage(self, work: Callable[[], T], *names: str) -> T:
         """Do what may wait for storage, when nothing else is done with the pools of these names."""
         return await self._lanes.run(work, *names)
@@ -279,7 +291,7 @@ class Target:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         try:
             server = await asyncio.start_server(
-                self._come, self._host, self._port, family=family, limit=1 << 17
+                self._come, self._host, self._port, family=family, limit=READ_AHEAD
             )
         except OSError as error:
             words = f"cannot listen on {self.address}: {error.strerror or error}"
@@ -291,14 +303,17 @@ class Target:
             await self._stop.wait()
         finally:
             server.close()  # without its wait_closed: that waits for all clients to leave
-        tasks = tuple(self._sessions)
+        for task, session in self._sessions.items():
+            if not session.is_in:  # nobody comes in any more
+                task.cancel()
+        tasks = [task for task, session in self._sessions.items() if session.is_in]
         if tasks and not self._hurry.is_set():
             log.info("waiting up to %g s for %d clients to leave", self._drain, self.clients)
             await self._leaving(tasks)
-        for task in tasks:
+        for task in self._sessions:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._sessions:
+            await asyncio.wait(self._sessions)
         self.sparing.sum_up()
         log.info("ended")
 
@@ -320,6 +335,7 @@ class Target:
             sessions=tally.sessions,
             refused_logins=tally.refused_logins,
             refused_connections=tally.refused_connections,
+            displaced_strangers=tally.displaced_strangers,
             pools={kind: each.pools for kind, each in totals.items()},
             bytes={kind: each.size for kind, each in totals.items()},
             open_pools=self.pools.open_pools,
@@ -331,29 +347,20 @@ class Target:
         )
 
     async def _come(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        strangers = len(self._sessions) - self.clients
-        if strangers >= MAX_STRANGERS or self.clients >= self._max_clients:
-            self.tally.refused_connections += 1
-            self.sparing(
-                logging.WARNING,
-                "connections are refused",
-                "a connection is refused: %d clients, %d to be",
-                self.clients,
-                strangers,
-            )
-            writer.close()
-            return
-        connection = writer.get_extra_info("socket")
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._count += 1
         task = asyncio.current_task()
         assert task is not None
-        session = Session(self, self._count, reader, writer)
+        stream = Stream(reader, writer)
+        session = Session(self, self._count, stream)
         self._sessions[task] = session
         try:
+            other = self.strangers.come(session, stream.peer)
+            if other is not None:
+                self.tally.displaced_strangers += 1
+                other.give_way()
             await session.run()
         finally:
+            self.strangers.leave(session)
             del self._sessions[task]
 
 
