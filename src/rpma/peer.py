@@ -68,6 +68,7 @@ class Peer(NativeObject):
         Args:
             buffer: anything with a writable, contiguous buffer: a bytearray, mmap, numpy array,
                 or `rpma.allocation` memory. It is held, not copied, until the region is closed.
+                Whether a mapped file keeps what is written there: `Memory.keeps_rdma_writes`.
             usage: what for; members of `Usage`, combined with ``|``.
 
         Raises:
