@@ -23,6 +23,7 @@ if not __package__:
 os.environ["RPMA_FABRIC"] = "soft"
 
 from powerfail import machine, rounds
+from softroce import kernel
 from softroce.kernel import KernelError
 
 OVER = ("soft", "6.1", "6.12")
@@ -46,6 +47,7 @@ def main() -> int:
         nargs="+",
         default=OVER,
         metavar="WHAT",
+        type=over,
         help='what carries the data: "soft", the soft RNIC, or a kernel series, whose Soft-RoCE it '
         f"then is; N times for each (default: {' '.join(OVER)})",
     )
@@ -70,22 +72,24 @@ def main() -> int:
     found: dict[str, rounds.Report] = {}
     for name in arguments.over:
         try:
-            over = machine.Over.named(name)
+            carrier = machine.Over.named(name)
         except KernelError as error:
             print(f"powerfail: not over {name}: {error}", file=sys.stderr)
+            if name == "soft":  # that takes any kernel
+                return 2
             continue
         # A socket is in it, whose path must be short.
         with tempfile.TemporaryDirectory(prefix="powerfail-") as folder:
             found[name] = rounds.run(
-                over,
+                carrier,
                 arguments.rounds,
                 arguments.seed,
                 Path(folder),
-                arguments.write_for or (WRITE_FOR if over.is_soft else WRITE_FOR_KERNEL),
+                arguments.write_for or (WRITE_FOR if carrier.is_soft else WRITE_FOR_KERNEL),
                 arguments.lying_disk,
             )
-        what = "the soft RNIC" if over.is_soft else "Soft-RoCE"
-        print(f"Over {what}, Linux {over.chosen.version}:\n")
+        what = "the soft RNIC" if carrier.is_soft else "Soft-RoCE"
+        print(f"Over {what}, Linux {carrier.chosen.version}:\n")
         tell(found[name])
     if arguments.report:
         figures = {name: report.as_dict() for name, report in found.items()}
@@ -93,6 +97,13 @@ def main() -> int:
     if not found:
         return UNAVAILABLE
     return int(any(report.harm or report.undetected for report in found.values()))
+
+
+def over(name: str) -> str:
+    """What an argument says, if it says that well."""
+    if name != "soft":
+        kernel.series_of(name)
+    return name
 
 
 def tell(report: rounds.Report) -> None:

@@ -73,7 +73,7 @@ class Over:
         """
         if name == "soft":
             return cls(name, kernel.obtain())
-        return cls(name, kernel.obtain(tuple(int(number) for number in name.split("."))))
+        return cls(name, kernel.obtain(kernel.series_of(name)))
 
     @property
     def is_soft(self) -> bool:

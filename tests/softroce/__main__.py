@@ -32,6 +32,12 @@ def main() -> int:
     """Parse the command line, run the command, return its exit code."""
     parser = argparse.ArgumentParser(prog="softroce", description=__doc__.splitlines()[0])
     parser.add_argument("--memory", default="2G", help="the guest's memory (default: %(default)s)")
+    parser.add_argument(
+        "--kernel",
+        type=kernel.series_of,
+        metavar="SERIES",
+        help="of which series the kernel is to be: 6.1, say (default: the best that there is)",
+    )
     parser.add_argument("--boot-limit", type=float, default=BOOT_LIMIT, metavar="SECONDS")
     parser.add_argument("--run-limit", type=float, default=RUN_LIMIT, metavar="SECONDS")
     parser.add_argument("--no-device", action="store_true", help="do not make the RDMA device")
@@ -58,11 +64,17 @@ def main() -> int:
         if share is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="softroce-"))
             share = Path(folder)
+        try:
+            chosen = kernel.obtain(arguments.kernel)
+        except KernelError as error:
+            print(f"softroce: {error}", file=sys.stderr)
+            return GUEST_FAILED
         guest = Guest(
             arguments.command,
             share,
             environment={"COLUMNS": str(size.columns), "LINES": str(size.lines)},
             device=not arguments.no_device,
+            chosen=chosen,
             memory=arguments.memory,
             boot_limit=arguments.boot_limit,
             run_limit=arguments.run_limit,

@@ -132,6 +132,15 @@ def numbers_in(name: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", name.split("+")[0]))
 
 
+def series_of(text: str) -> Series:
+    """The series that people call so: "6.1".
+
+    Raises:
+        ValueError: it is none.
+    """
+    return tuple(int(number) for number in text.split("."))
+
+
 def order(name: str) -> tuple[bool, tuple[int, ...]]:
     """Sort key of a kernel package or version: the preferred series first, then by number."""
     return in_series(name, PREFERRED_SERIES), numbers_in(name)
