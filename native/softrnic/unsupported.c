@@ -127,8 +127,8 @@ ibv_unimport_dm(struct ibv_dm *dm)
 int
 ibv_set_ece(struct ibv_qp *qp, struct ibv_ece *ece)
 {
-	(void)qp;
-	return ece->vendor_id || ece->options || ece->comp_mask ? EOPNOTSUPP : 0;
+	(void)qp, (void)ece;
+	return EOPNOTSUPP;
 }
 
 int
@@ -185,8 +185,10 @@ int
 ibv_read_sysfs_file(const char *folder, const char *file, char *buffer, size_t size)
 {
 	char path[512];
-	if (snprintf(path, sizeof(path), "%s/%s", folder, file) >= (int)sizeof(path) || !size)
+	if (snprintf(path, sizeof(path), "%s/%s", folder, file) >= (int)sizeof(path) || !size) {
+		errno = EINVAL;
 		return -1;
+	}
 	int fd = uncancelled_open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -1;
