@@ -102,6 +102,45 @@ def test_token_file_that_others_can_open(tmp_path: Path, mode: int) -> None:
         tokens.read(file)
 
 
+def test_a_token_is_made(tmp_path: Path) -> None:
+    printed = [command("token").stdout for _ in range(2)]
+    assert printed[0] != printed[1]
+    for line in printed:
+        found = tokens.parse(line, "FILE").token
+        assert found is not None
+        assert len(found) >= 43
+    assert set(tokens.parse(command("token", "--user", "alice").stdout, "FILE").users) == {"alice"}
+    file = tmp_path / "token"
+    done = command("token", file)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    before = tokens.read(file)
+    done = command("token", file)
+    assert done.returncode == 1
+    assert done.stderr == f"rpma token: {file}: File exists\n"
+    assert tokens.read(file) == before
+
+
+@pytest.mark.parametrize("user", ["", " alice", "a:b", "#alice", "a\nb", "x" * 65])
+def test_a_token_for_what_is_no_user(user: str) -> None:
+    with pytest.raises(AuthenticationError):
+        tokens.new(user)
+
+
+@pytest.mark.parametrize("token", ["ab", b"ab", "x" * 15])
+def test_a_target_warns_of_a_short_token(
+    token: str | bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    rpma.Target(dram="1MiB", listen="127.0.0.1:0", token=token)
+    rpma.Target(dram="1MiB", listen="127.0.0.1:0", tokens={"alice": token, "bob": "y" * 16})
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the token{whose} has {len(token)} bytes only, and can be found by trying: use 16 at "
+        "least; 'rpma token' makes one"
+        for whose in ("", " of 'alice'")
+    ]
+    assert caplog.records[0].levelno == logging.WARNING
+
+
 def test_token_file_that_is_not_text(tmp_path: Path) -> None:
     with pytest.raises(AuthenticationError, match="not text in UTF-8"):
         tokens.read(secret(tmp_path / "token", b"\xff\xfe"))

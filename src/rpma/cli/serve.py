@@ -179,7 +179,34 @@ def serve(
         run(target, drain)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"serve": serve}
+def token(
+    file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(
+            metavar="FILE", help="The token file to make; without it, the token is printed."
+        ),
+    ] = None,
+    user: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="USER", help="Whose it is; nobody's in particular, if not given."),
+    ] = None,
+) -> None:
+    """Make a token for --token-file, which nobody can find by trying.
+
+    Only its owner can read the FILE that is made; one that is there stays as it is. Clients need a
+    copy of the target's.
+    """
+    with failing("token"):
+        from rpma.cli import tokens
+
+        made = tokens.new(user)
+        if file is None:
+            print(made)
+        else:
+            tokens.write(made, file)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"serve": serve, "token": token}
 
 
 def run(target: Target, drain: float) -> None:

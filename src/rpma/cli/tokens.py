@@ -8,6 +8,7 @@ that begin with ``#`` say nothing. A token with a colon in it needs one in front
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,10 @@ MOST_BYTES = 1 << 20
 
 LONGEST_USER = 64
 """In characters, as the protocol has it."""
+
+
+NEW_BYTES = 32
+"""How many random bytes a new token has."""
 
 
 @dataclass(frozen=True)
@@ -116,3 +121,35 @@ def parse(text: str, path: str) -> Tokens:
 def token_for(address: TargetAddress, path: Path | None) -> bytes | None:
     """The token for a target; None without a token file."""
     return None if path is None else read(path).of(address)
+
+
+def new(user: str | None) -> str:
+    """A line for a token file with a token that nobody can find by trying.
+
+    Raises:
+        AuthenticationError: that cannot be the name of a user.
+    """
+    token = secrets.token_urlsafe(NEW_BYTES)
+    if user is None:
+        return token
+    line = f"{user}:{token}"
+    if not user or line.startswith("#") or parse(line, "").users != {user: token.encode()}:
+        raise AuthenticationError(f"{user!r} cannot be a user: it has a colon, or spaces around it")
+    return line
+
+
+def write(line: str, path: Path) -> None:
+    """Make a token file for its owner's eyes only.
+
+    Raises:
+        OSError: there is such a file, or it cannot be written.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink()
+        raise

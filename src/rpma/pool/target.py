@@ -28,7 +28,7 @@ from rpma.pool.sizes import parse_size
 from rpma.pool.store import Store
 from rpma.pool.strangers import Strangers
 from rpma.pool.stream import READ_AHEAD, Stream
-from rpma.pool.words import Sparing
+from rpma.pool.words import Sparing, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +42,9 @@ log = logging.getLogger("rpma.target")
 
 OPENING_THREADS = 4
 """How many clients that have shown the token are given their protection domain at a time."""
+
+SHORTEST_TOKEN = 16
+"""A shorter token can be found by trying, in bytes."""
 
 DEFAULT_LISTEN = "127.0.0.1:7204"
 
@@ -79,7 +82,8 @@ class Target:
         Args:
             directory: where its pools are; None: it serves pools in DRAM only.
             listen: `host:port` on which clients come in; port 0 takes a free one.
-            token: what clients have to have; None: whoever comes over loopback may come in.
+            token: what clients have to have, 16 random bytes at least; None: whoever comes over
+                loopback may come in.
             tokens: the tokens of users by name, besides.
             dram: how much memory pools in DRAM may take together, in bytes or as "1GiB".
             shadow_memory: how much memory the copies of pools may take together whose files the
@@ -104,6 +108,15 @@ class Target:
         self._tokens = {"": logic.check_token(token)} if token is not None else {}
         for user, secret in (tokens or {}).items():
             self._tokens[user] = logic.check_token(secret)
+        for user, secret in self._tokens.items():
+            if len(secret) < SHORTEST_TOKEN:
+                log.warning(
+                    "the token%s has %d bytes only, and can be found by trying: use %d at least; "
+                    "'rpma token' makes one",
+                    f" of {quoted(user)}" if user else "",
+                    len(secret),
+                    SHORTEST_TOKEN,
+                )
         if not self._tokens and not _is_loopback(self._host):
             raise InvalidArgumentError(
                 f"listen={listen!r}: without a token a target listens on loopback only; give it "
