@@ -519,11 +519,11 @@ create_qp_ex(struct ibv_context *context, struct ibv_qp_init_attr_ex *attr)
 	qp->ibv.send_cq = attr->send_cq;
 	qp->ibv.recv_cq = attr->recv_cq;
 	qp->ibv.srq = attr->srq;
-	/* As iWARP's devices have it: what they call idle is INIT, and takes receives. */
-	qp->ibv.state = IBV_QPS_INIT;
+	qp->ibv.state = IBV_QPS_RESET; /* libibverbs's own idea, until it is modified */
 	qp->ibv.qp_type = attr->qp_type;
 	pthread_mutex_init(&qp->ibv.mutex, NULL);
 	pthread_cond_init(&qp->ibv.cond, NULL);
+	/* As iWARP's devices have it: what they call idle is INIT, and takes receives. */
 	atomic_store(&qp->state, IBV_QPS_INIT);
 	qp->rx.state = IN_OVER;
 	qp->access = IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC;
@@ -623,10 +623,10 @@ to_state(struct qp *qp, enum ibv_qp_state wanted, bool by_hand)
 		current = atomic_load(&qp->state);
 		if (by_hand && !qp->has_stream && wanted != IBV_QPS_INIT) {
 			ret = EOPNOTSUPP;
-		} else if (current == (int)before[wanted]) {
+		} else if (current == (int)before[wanted] || current == (int)wanted) {
 			atomic_store(&qp->state, wanted);
 			qp->ibv.state = wanted;
-		} else if (current != (int)wanted && !(qp->has_stream && current == IBV_QPS_RTS)) {
+		} else if (!qp->has_stream || current != IBV_QPS_RTS) {
 			/* With a stream it is further: the connection manager has seen to it. */
 			ret = EINVAL;
 		}

@@ -38,7 +38,7 @@ test_a_new_queue_pair_is_idle(void)
 	struct ibv_sge sge = sge_of(a, 0, 8);
 	struct ibv_recv_wr *bad, wr = {.wr_id = 3, .sg_list = &sge, .num_sge = 1};
 	CHECK(query(qp).qp_state, IBV_QPS_INIT);
-	CHECK(qp->state, IBV_QPS_INIT);
+	CHECK(qp->state, IBV_QPS_RESET); /* what libibverbs takes a new one for */
 	CHECK(ibv_post_recv(qp, &wr, &bad), 0);
 	/* Also for who goes through the states. */
 	struct ibv_qp_attr attr = {.qp_state = IBV_QPS_INIT, .port_num = 1};
@@ -46,6 +46,8 @@ test_a_new_queue_pair_is_idle(void)
 			    IBV_QP_STATE | IBV_QP_PORT | IBV_QP_PKEY_INDEX | IBV_QP_ACCESS_FLAGS),
 	      0);
 	CHECK(query(qp).qp_state, IBV_QPS_INIT);
+	CHECK(qp->state, IBV_QPS_INIT);
+	CHECK(a->qp->state, IBV_QPS_RTS);
 	attr.qp_state = IBV_QPS_ERR;
 	CHECK(ibv_modify_qp(qp, &attr, IBV_QP_STATE), 0);
 	TAKE_THIS(a->recv_cq, 3, IBV_WC_WR_FLUSH_ERR);

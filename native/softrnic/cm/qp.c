@@ -78,10 +78,13 @@ rdma_create_qp_ex(struct rdma_cm_id *id, struct ibv_qp_init_attr_ex *attr)
 	if (!attr->srq)
 		attr->srq = id->srq;
 	struct ibv_qp *qp = ibv_create_qp_ex(id->verbs, attr);
-	if (!qp) {
-		int failure = errno;
+	struct ibv_qp_attr state = {.qp_state = IBV_QPS_INIT};
+	int ret = qp ? ibv_modify_qp(qp, &state, IBV_QP_STATE) : errno;
+	if (ret) {
+		if (qp)
+			ibv_destroy_qp(qp);
 		destroy_cqs(id);
-		return failed_with(failure);
+		return failed_with(ret);
 	}
 	id->pd = qp->pd;
 	id->qp = qp;
