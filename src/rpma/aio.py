@@ -116,12 +116,24 @@ class Client(_Closing):
         attributes: Attributes | None = None,
         content_length: int | None = None,
         volatile: bool = False,
+        incomplete: bool = False,
+        replace: bool = False,
         timeout: float | None = None,
     ) -> Opening[Pool]:
         """Create a pool and open it for writing."""
         return Opening(
             lambda: self._open(
-                logic.create(self._path, name, size, attributes, content_length, volatile), timeout
+                logic.create(
+                    self._path,
+                    name,
+                    size,
+                    attributes,
+                    content_length,
+                    volatile,
+                    incomplete,
+                    replace,
+                ),
+                timeout,
             )
         )
 
@@ -331,6 +343,16 @@ class Pool(OpenedPool, _Closing):
         """Note, durably, how many of its bytes are a file's content."""
         await self._client._driver.whole(self._logic.set_content_length(length), timeout)
 
+    async def commit(
+        self,
+        content_length: int | None = None,
+        *,
+        persist: bool = True,
+        timeout: float | None = None,
+    ) -> None:
+        """Note, durably, that it is whole; one that replaces another takes its place."""
+        await self._client._driver.whole(self._logic.commit(content_length, persist), timeout)
+
     async def close(self, *, timeout: float | None = None) -> None:
         """Close it, after what was issued is done."""
         if self._logic.closed:
@@ -416,6 +438,8 @@ def create_pool(
     token: Buffer | str | None = None,
     attributes: Attributes | None = None,
     volatile: bool = False,
+    incomplete: bool = False,
+    replace: bool = False,
     bounce_size: int | str = DEFAULT_BOUNCE_SIZE,
     timeout: float | None = CONNECT_TIMEOUT,
 ) -> Opening[Pool]:
@@ -423,7 +447,13 @@ def create_pool(
     return _alone(
         connect(target, token=token, bounce_size=bounce_size, timeout=timeout),
         lambda client: client.create_pool(
-            name, size, attributes=attributes, volatile=volatile, timeout=timeout
+            name,
+            size,
+            attributes=attributes,
+            volatile=volatile,
+            incomplete=incomplete,
+            replace=replace,
+            timeout=timeout,
         ),
     )
 

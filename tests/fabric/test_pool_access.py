@@ -47,7 +47,9 @@ def by_access(*outcomes: type) -> dict[str, type]:
 #: What comes of each request for that pool.
 REQUESTS: dict[type, tuple[Callable[[int], messages.Request], dict[str, type]]] = {
     messages.Create: (
-        lambda _: messages.Create("pool", SIZE, rpma.pool.Attributes(), None, False),
+        lambda _: messages.Create(
+            "pool", SIZE, rpma.pool.Attributes(), None, False, False, replaces=False
+        ),
         by_access(*[PoolExistsError] * 5),
     ),
     messages.Open: (
@@ -60,6 +62,10 @@ REQUESTS: dict[type, tuple[Callable[[int], messages.Request], dict[str, type]]] 
     ),
     messages.SetContent: (
         lambda number: messages.SetContent(number, CONTENT),
+        by_access(PoolAccessError, Done, Done, TargetError, TargetError),
+    ),
+    messages.Commit: (
+        lambda number: messages.Commit(number, CONTENT),
         by_access(PoolAccessError, Done, Done, TargetError, TargetError),
     ),
     messages.List: (lambda _: messages.List(""), by_access(*[Listing] * 5)),
@@ -123,9 +129,25 @@ def test_a_request_needs_its_access(
                 client._driver.run(logic._ask(request, messages.Reply), SOON)
         else:
             assert isinstance(ask(client, request), wanted)
-        if kind is messages.SetContent:
+        if kind in (messages.SetContent, messages.Commit):
             length = CONTENT if wanted is Done else None
             assert other.describe_pool("pool").content_length == length
+
+
+@pytest.mark.parametrize("access", ACCESSES)
+def test_replacing_a_pool_excludes_those_who_write(
+    fabric: Fabric, target: Target, access: str
+) -> None:
+    if fabric.name != "soft":
+        pytest.skip("these messages never meet the device")
+    request = messages.Create("pool", SIZE, rpma.pool.Attributes(), None, False, False, True)
+    with connect(target) as other, reckless(target) as client:
+        opened(client, other, access)
+        if access in ("read", "closed"):
+            assert isinstance(ask(client, request), Opened)
+        else:
+            with pytest.raises(PoolBusyError):
+                client._driver.run(logic._ask(request, messages.Reply), SOON)
 
 
 def ask(client: Client, request: messages.Request) -> Any:

@@ -227,6 +227,75 @@ def test_a_pool_that_is_there_is_replaced_if_asked(target: Served, tmp_path: Pat
     assert target.run("get", pool, "-")[0] == short.read_bytes()
 
 
+def test_a_pool_stays_if_there_is_no_room_for_the_one_that_replaces_it(
+    fabric: Fabric, tmp_path: Path
+) -> None:
+    old, new = some_file(tmp_path / "old", 100_000), some_file(tmp_path / "new", 2 * MIB)
+    with served(fabric, tmp_path / "pools", limit=1024) as target:
+        pool = f"{target.target}/pool"
+        target.run("put", old, pool)
+        put = target.json("put", new, pool, "--overwrite", code=1)
+        assert (put["bytes"], put["durable"]) == (0, 0)
+        assert "there must be room for both" in put["error"]
+        assert target.run("get", pool, "-")[0] == old.read_bytes()
+
+
+@pytest.mark.parametrize("what", ["the put is interrupted", "the target is killed"])
+def test_a_pool_stays_until_the_one_that_replaces_it_is_whole(
+    fabric: Fabric, tmp_path: Path, what: str
+) -> None:
+    old, data = some_file(tmp_path / "old", 100_000), random.Random(3).randbytes(12 * MIB)
+    with served(fabric, tmp_path / "pools") as target:
+        pool = f"{target.target}/pool"
+        target.run("put", old, pool)
+        arguments = ("put", "-", pool, "--overwrite", "--size", str(len(data)), "--json")
+        with target.popen(*arguments) as put:
+            assert put.stdin is not None
+            put.stdin.write(data[: 8 * MIB])
+            put.stdin.flush()
+            target.wait_for("created pool 'pool' of .* to replace another")
+            # The next bytes are taken when the ones before are written.
+            assert target.run("get", pool, "-")[0] == old.read_bytes()
+            assert target.json("info", pool)["size"] == 100_000
+            if what == "the put is interrupted":
+                put.send_signal(signal.SIGINT)
+                output, _ = put.communicate(timeout=LIMIT)
+            else:
+                target.process.kill()
+                target.process.wait()
+                output, _ = put.communicate(data[8 * MIB :], LIMIT)
+        assert put.returncode == 1
+        told = json.loads(output)
+        assert told["durable"] == 0
+        assert told["error"].endswith("; nothing was replaced")
+    with served(fabric, tmp_path / "pools") as target:
+        assert {path.name for path in (tmp_path / "pools").iterdir()} == {".lock", "pool.pool"}
+        assert target.run("get", f"{target.target}/pool", "-")[0] == old.read_bytes()
+
+
+def test_a_pool_that_is_incomplete_is_got_only_if_asked(target: Served, tmp_path: Path) -> None:
+    file, back = some_file(tmp_path / "file", 50_000), some_file(tmp_path / "back", 999)
+    pool, before = f"{target.target}/pool", back.read_bytes()
+    # A put that fails midway: more comes than there is room for.
+    put = target.json("put", "-", pool, "--size", "30000", data=file.read_bytes(), code=1)
+    assert put["durable"] == 0
+    assert b"0 B, incomplete" in target.run("list", target.target)[0]
+    target.run("get", pool, back, code=1)
+    assert back.read_bytes() == before
+    target.run("put", file, pool, "--overwrite")
+    described = target.json("info", pool)
+    assert (described["incomplete"], described["content_length"]) == (False, 50_000)
+    target.run("resize", pool, "30000")
+    assert b"incomplete" in target.run("info", pool)[0]
+    _, errors = target.run("get", pool, back, code=1)
+    assert "30000 bytes of a file are there, in a pool of 30000; " in errors
+    assert back.read_bytes() == before
+    got = target.json("get", pool, back, "--partial")
+    assert (got["incomplete"], got["bytes"]) == (True, 30_000)
+    assert back.read_bytes() == file.read_bytes()[:30_000]
+    assert {path.name for path in tmp_path.iterdir()} == {"back", "file", "pools", "token"}
+
+
 def test_in_dram_nothing_is_durable(target: Served, tmp_path: Path) -> None:
     file, pool = some_file(tmp_path / "file", 5 * MIB), f"{target.target}/pool"
     put = target.json("put", file, pool, "--volatile")
@@ -258,11 +327,12 @@ def test_pools_are_created_listed_described_resized_and_removed(target: Served) 
     one = target.json("info", f"{at}/one")
     assert set(one) == {
         *("target", "name", "kind", "size", "allocated", "content_length", "created", "pool_id"),
-        *("attributes", "users", "access", "problem"),
+        *("attributes", "users", "access", "problem", "incomplete"),
     }
     assert {"target": at, **listed["pools"][0]} == one
     assert (one["kind"], one["size"], one["content_length"]) == ("file", 65536, None)
     assert (one["users"], one["access"], one["problem"]) == (0, None, None)
+    assert one["incomplete"] is False
     assert one["pool_id"] == created["pool_id"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", one["created"])
     assert one["attributes"]["signature"] == "0" * 16
@@ -419,8 +489,17 @@ def test_a_target_that_dies_in_a_put(fabric: Fabric, tmp_path: Path) -> None:
     with served(fabric, folder) as target:
         described = target.json("info", f"{target.target}/pool")
         assert described["content_length"] >= told["durable"]
-        output, _ = target.run("get", f"{target.target}/pool", "-")
+        assert described["incomplete"]
+        output, errors = target.run("get", f"{target.target}/pool", "-", code=1)
+        assert output == b""
+        came = f"{described['content_length']} bytes of a file are there, in a pool of {len(data)}"
+        assert errors.startswith(
+            f"rpma get: pool 'pool' is incomplete: {came}; its put never ended"
+        )
+        assert errors.endswith("--partial gets what is there\n")
+        output, errors = target.run("get", f"{target.target}/pool", "-", "--partial")
         assert digest(output) == digest(data[: described["content_length"]])
+        assert errors.startswith("rpma get: note: the pool is incomplete; ")
 
 
 # ---- metrics, and how fast it is ---------------------------------------------------------------

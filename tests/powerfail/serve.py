@@ -18,7 +18,7 @@ sys.modules["ssl"] = None  # type: ignore[assignment]
 import agent  # type: ignore[import-not-found]  # noqa: E402
 
 from rpma import allocation  # noqa: E402
-from rpma.pool import served  # noqa: E402
+from rpma.pool import served_pool  # noqa: E402
 from rpma.pool.header import DATA_OFFSET  # noqa: E402
 from rpma.pool.target import Target  # noqa: E402
 
@@ -49,24 +49,24 @@ def lose_caches(pool: Path, persisted: bytes, chance: random.Random, survival: f
 
 def shadow_some() -> None:
     """Let pools named "shadowed" be what they are with a device that does not pin their pages."""
-    mapped, can_register = served.ServedPool.map, served._can_register
+    mapped, can_register = served_pool.ServedPool.map, served_pool._can_register
     here = threading.local()
 
-    def map_(self: served.ServedPool, *arguments: Any) -> None:
+    def map_(self: served_pool.ServedPool, *arguments: Any) -> None:
         here.is_shadowed = self.name.startswith("shadowed")
         mapped(self, *arguments)
         assert self.is_shadowed == here.is_shadowed
 
-    served._can_register = lambda peer, data: not here.is_shadowed and can_register(peer, data)
-    served.ServedPool.map = map_  # type: ignore[method-assign, assignment]
+    served_pool._can_register = lambda peer, data: not here.is_shadowed and can_register(peer, data)
+    served_pool.ServedPool.map = map_  # type: ignore[method-assign, assignment]
 
 
 def switch_the_rule_off(pins_files: bool) -> None:
     """Let the kernel's device work on the files themselves of pools named "unruled", if it can."""
-    mapped, keeps = served.ServedPool.map, allocation.Memory.keeps_rdma_writes
+    mapped, keeps = served_pool.ServedPool.map, allocation.Memory.keeps_rdma_writes
     here = threading.local()
 
-    def map_(self: served.ServedPool, *arguments: Any) -> None:
+    def map_(self: served_pool.ServedPool, *arguments: Any) -> None:
         here.is_unruled = self.name.startswith("unruled")
         mapped(self, *arguments)
         assert self.is_shadowed == (not (here.is_unruled and pins_files))
@@ -75,7 +75,7 @@ def switch_the_rule_off(pins_files: bool) -> None:
         return bool(here.is_unruled or keeps.fget(self))  # type: ignore[attr-defined]
 
     allocation.Memory.keeps_rdma_writes = property(keeps_rdma_writes)  # type: ignore[assignment, method-assign]
-    served.ServedPool.map = map_  # type: ignore[method-assign, assignment]
+    served_pool.ServedPool.map = map_  # type: ignore[method-assign, assignment]
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from rpma import allocation
 from rpma.pool import Client, Target
 from rpma.pool.header import DATA_OFFSET
-from rpma.pool.served import ServedPool
+from rpma.pool.served_pool import ServedPool
 
 PAGE = 4096
 HUGE_PAGE = 2 << 20

@@ -300,6 +300,24 @@ def test_a_file_stays_if_anything_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_file_is_durable_before_it_is_in_place_and_its_place_is_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, steps = tmp_path / "file", []
+    file.write_bytes(b"old")
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        what = "folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"
+        steps.append((what, file.read_bytes()))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with transfer.sink_of(file) as sink:
+        sink.write(b"new")
+    assert steps == [("file", b"old"), ("folder", b"new")]
+
+
 def test_a_device_stays_a_device() -> None:
     with transfer.sink_of(Path(os.devnull)) as sink:
         sink.write(b"gone")

@@ -56,6 +56,7 @@ def headers(draw: st.DrawFn) -> Header:
         size=size,
         created=draw(st.integers(0, (1 << 63) - 1)),
         content_length=draw(st.none() | st.integers(0, size)),
+        incomplete=draw(st.booleans()),
         attributes=draw(attributes),
         sequence=draw(st.integers(1, MAX_SEQUENCE)),
     )
@@ -138,6 +139,7 @@ class TestHeader:
             ({"size": 9, "content_length": 10}, PoolSizeError, "content_length: 10 .* use 0 to"),
             ({"content_length": -1}, PoolSizeError, "content_length: -1"),
             ({"content_length": "1"}, TypeError, "content_length: an int is needed"),
+            ({"incomplete": 1}, TypeError, "incomplete: a bool is needed, not int"),
             ({"created": -1}, ValueError, "created: -1 is out of range"),
             ({"sequence": 0}, ValueError, "sequence: 0 is out of range"),
             ({"sequence": MAX_SEQUENCE + 1}, ValueError, "sequence: "),
@@ -191,6 +193,15 @@ class TestSlot:
         assert slot[168:4064] == bytes(3896)
         assert slot[4064:] == hashlib.sha256(slot[:4064]).digest()
 
+    def test_of_an_incomplete_pool_is_one_that_older_rpmas_refuse(self) -> None:
+        whole, slot = encode(header()), encode(header(incomplete=True))
+        assert struct.unpack_from("<II", slot, 8) == (2, FIELDS + 8)  # they know 1 and 168 alone
+        assert slot[168:176] == struct.pack("<Q", 1)
+        assert slot[16:168] == whole[16:168]
+        assert slot[176:4064] == whole[176:4064] == bytes(3888)
+        assert decode_slot(slot).incomplete
+        assert not decode_slot(whole).incomplete
+
     def test_unknown_content_length_is_all_ones(self) -> None:
         assert encode(header())[40:48] == b"\xff" * 8
 
@@ -228,9 +239,12 @@ class TestSlot:
         [
             (
                 8,
-                struct.pack("<I", 2),
-                "version 2 of the format, and this rpma knows version 1: use",
+                struct.pack("<I", 3),
+                "version 3 of the format, and this rpma knows versions 1 to 2: use",
             ),
+            (8, struct.pack("<I", 2), "its fields have 168 bytes, not 176"),
+            (8, struct.pack("<II", 2, FIELDS + 8) + encode(header())[16:168] + b"\2", "flags: 0x2"),
+            (8, struct.pack("<II", 2, 176) + encode(header())[16:176] + b"\1", "reserved bytes"),
             (8, struct.pack("<I", 0), "version 0 of the format"),
             (12, struct.pack("<I", 0), "its fields have 0 bytes, not 168"),
             (12, struct.pack("<I", 172), "its fields have 172 bytes"),

@@ -348,6 +348,7 @@ INFOS = st.builds(
     allocated=SIZES,
     created=st.integers(0, (1 << 63) - 1),
     content_length=st.none() | SIZES,
+    incomplete=st.booleans(),
     pool_id=st.none() | st.uuids(),
     attributes=st.none() | ATTRIBUTES,
     users=NUMBERS,
@@ -355,10 +356,20 @@ INFOS = st.builds(
     problem=st.text(max_size=100),
 )
 REQUESTS = (
-    st.builds(messages.Create, NAMES, SIZES, ATTRIBUTES, st.none() | SIZES, st.booleans())
+    st.builds(
+        messages.Create,
+        NAMES,
+        SIZES,
+        ATTRIBUTES,
+        st.none() | SIZES,
+        st.booleans(),
+        st.booleans(),
+        st.booleans(),
+    )
     | st.builds(messages.Open, NAMES, ACCESSES)
     | st.builds(messages.Close, NUMBERS)
     | st.builds(messages.SetContent, NUMBERS, st.none() | SIZES)
+    | st.builds(messages.Commit, NUMBERS, st.none() | SIZES)
     | st.builds(messages.List, NAMES)
     | st.builds(messages.Describe, NAMES)
     | st.builds(messages.Resize, NAMES, SIZES)
@@ -510,6 +521,7 @@ def test_a_full_listing_fits_into_a_frame() -> None:
         allocated=1 << 62,
         created=1 << 62,
         content_length=1 << 48,
+        incomplete=True,
         pool_id=uuid.UUID(int=(1 << 128) - 1),
         attributes=Attributes(
             signature=b"\xff" * 8,
@@ -605,9 +617,12 @@ def come_in(address: TargetAddress, token: bytes, *replies: bytes) -> list[Any]:
     return needs
 
 
+HELLO = messages.Hello(messages.VERSION, bytes(32))
+
+
 def test_a_client_shows_its_token_and_secures_the_channel_before_it_believes_anything() -> None:
     address = TargetAddress("db1", 99, "ann")
-    hello = messages.encode(messages.Hello(messages.VERSION, bytes(32)))
+    hello = messages.encode(HELLO)
     steps = logic.connect(address, b"token", 1 << 20, None)
     assert next(steps) == logic.Dial(address)
     assert steps.send(None) == logic.Receive()
@@ -628,12 +643,13 @@ def test_a_client_shows_its_token_and_secures_the_channel_before_it_believes_any
 @pytest.mark.parametrize(
     ("replies", "error", "words"),
     [
-        ([messages.Hello(2, bytes(32))], ProtocolError, "version 2 .* install the same rpma"),
+        ([messages.Hello(1, bytes(32))], ProtocolError, "version 1 .* install the same rpma"),
+        ([messages.Hello(3, bytes(32))], ProtocolError, "version 3 .* install the same rpma"),
         ([messages.Ready()], ProtocolError, "not the protocol's"),
         ([messages.Failed("target", "busy")], rpma.pool.TargetError, "busy"),
-        ([messages.Hello(1, bytes(32)), messages.Accepted(bytes(32))], AuthenticationError, "imp"),
+        ([HELLO, messages.Accepted(bytes(32))], AuthenticationError, "imp"),
         (
-            [messages.Hello(1, bytes(32)), messages.Failed("authentication", "not yours")],
+            [HELLO, messages.Failed("authentication", "not yours")],
             AuthenticationError,
             "not yours",
         ),

@@ -113,6 +113,7 @@ CHANGES = (
     "fsync",
     "fdatasync",
     "link",
+    "rename",
     "unlink",
 )
 """The system calls of the store that change something."""
@@ -1277,6 +1278,235 @@ class TestResize:
             expected[:] = bytes([number]) * size
             write(folder, "one", expected)
         store.remove("one")
+
+
+class TestIncomplete:
+    def test_a_pool_is_so_until_it_is_completed(self, store: Store) -> None:
+        with store.create("one", PAGE, content_length=0, incomplete=True) as pool_file:
+            assert store.update(pool_file, content_length=7).incomplete
+            with store.open("one") as other:
+                assert other.header.incomplete
+            assert [one.header and one.header.incomplete for one in store.list()] == [True]
+            header = store.complete(pool_file)
+        assert (header.incomplete, header.content_length) == (False, 7)
+        with store.open("one") as pool_file:
+            assert pool_file.header == header
+
+    def test_both_copies_of_a_whole_one_are_what_every_rpma_reads(
+        self, folder: Path, store: Store
+    ) -> None:
+        with store.create("one", PAGE, incomplete=True) as pool_file:
+            store.complete(pool_file, 5)
+        data = (folder / "one.pool").read_bytes()
+        versions = [int.from_bytes(data[at + 8 : at + 12], "little") for at in (0, SLOT_SIZE)]
+        assert versions == [1, 1]
+
+    def test_the_data_is_durable_before_the_header_says_so(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[str] = []
+        with (
+            store.create("one", PAGE, incomplete=True) as pool_file,
+            monkeypatch.context() as patch,
+        ):
+            spy(patch, lambda name, _: calls.append(name))
+            store.complete(pool_file, 5)
+        assert calls == ["fdatasync", *["pwrite", "fdatasync"] * 2]
+
+    def test_completing_fails_as_a_whole(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for number in (1, 2):
+            left = number
+
+            def fail(name: str, _: object) -> None:
+                nonlocal left
+                left -= name == "fdatasync"
+                if name == "fdatasync" and not left:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+            name = f"pool-{number}"
+            with store.create(name, PAGE, incomplete=True) as pool_file:
+                with monkeypatch.context() as patch:
+                    spy(patch, fail)
+                    with pytest.raises(StorageError):
+                        store.complete(pool_file, 5)
+                with store.open(name) as other:
+                    assert other.header.incomplete
+                    assert pool_file.header == other.header
+
+    @pytest.mark.parametrize(("length", "is_cut"), [(None, False), (10, False), (11, True)])
+    def test_one_that_is_resized_to_less_than_its_content(
+        self, store: Store, length: int | None, is_cut: bool
+    ) -> None:
+        make(store, size=PAGE, content_length=length)
+        assert store.resize("one", 10).incomplete == is_cut
+        assert store.resize("one", PAGE).incomplete == is_cut  # what is lost is lost
+
+
+class TestReplace:
+    """A pool that is made beside another and takes its place."""
+
+    def test_is_hidden_until_it_is_in_place(self, folder: Path, store: Store) -> None:
+        make(store, size=10)
+        write(folder, "one", b"old")
+        with store.create_beside("one", 20, ATTRIBUTES, 3) as new:
+            assert new.header.incomplete
+            os.pwrite(new.fd, b"new", DATA_OFFSET)
+            store.update(new, content_length=2)
+            assert [(one.name, one.header and one.header.size) for one in store.list()] == [
+                ("one", 10)
+            ]
+            assert files(folder) == {"one.pool", new.beside}
+            with store.open("one") as old:
+                store.complete(new)
+                store.put_in_place(new)
+                assert os.pread(old.fd, 3, DATA_OFFSET) == b"old"  # who has it open keeps it
+            assert new.beside == ""
+        assert files(folder) == {"one.pool"}
+        assert read(folder, "one", 3) == b"new"
+        with store.open("one") as pool_file:
+            header = pool_file.header
+        assert (header.size, header.content_length, header.incomplete) == (20, 2, False)
+        assert [one.header for one in store.list()] == [header]
+        assert store.totals() == (1, 20)
+
+    def test_needs_none_of_that_name(self, folder: Path, store: Store) -> None:
+        with store.create_beside("one", 20) as new:
+            assert store.list() == []
+            store.put_in_place(new)
+        assert files(folder) == {"one.pool"}
+
+    def test_is_discarded(self, folder: Path, store: Store) -> None:
+        make(store, size=10)
+        before = descriptors()
+        store.discard(store.create_beside("one", 20))
+        assert descriptors() == before
+        assert files(folder) == {"one.pool"}
+        assert [one.header and one.header.size for one in store.list()] == [10]
+
+    def test_one_that_a_crash_has_left_goes(self, folder: Path) -> None:
+        with Store(folder) as store:
+            make(store, size=10)
+            store.create_beside("one", 20).close()
+            assert len(files(folder)) == 2
+        with Store(folder) as store:
+            assert files(folder) == {"one.pool"}
+
+    def test_a_crash_leaves_the_old_one_or_the_new_one_whole(self, folder: Path) -> None:
+        def fresh() -> None:
+            with Store(folder) as store:
+                with contextlib.suppress(PoolNotFoundError):
+                    store.remove("one")
+                make(store, size=PAGE)
+                write(folder, "one", b"x" * PAGE)
+
+        def replace(store: Store) -> None:
+            with store.create_beside("one", 2 * PAGE) as new:
+                os.pwrite(new.fd, b"y" * 2 * PAGE, DATA_OFFSET)
+                store.complete(new, 5)
+                store.put_in_place(new)
+
+        fresh()
+        seen = []
+        for _ in crash_everywhere(folder, replace):
+            with Store(folder) as store:
+                assert files(folder) == {"one.pool"}
+                (one,) = store.list()
+                assert one.header is not None
+                assert (one.problem, one.header.incomplete) == ("", False)
+                size = one.header.size
+                letter = {PAGE: b"x", 2 * PAGE: b"y"}[size]
+                assert read(folder, "one", size) == letter * size
+                seen.append(size)
+            fresh()
+        assert set(seen) == {PAGE, 2 * PAGE}
+        assert seen == sorted(seen)
+
+    def test_is_durable_in_its_order(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        make(store)
+        calls: list[tuple[str, Any]] = []
+        with store.create_beside("one", 10) as new, monkeypatch.context() as patch:
+            beside = new.beside
+            spy(patch, lambda name, arguments: calls.append((name, arguments[0])))
+            store.complete(new)
+            store.put_in_place(new)
+            expected = [("fdatasync", new.fd), *[("pwrite", new.fd), ("fdatasync", new.fd)] * 2]
+        assert calls == [*expected, ("rename", beside), ("fsync", store._fd)]
+
+    def test_a_rename_that_fails_leaves_the_old_one(
+        self, folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make(store, size=10)
+
+        def fail(name: str, _: object) -> None:
+            if name == "rename":
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        new = store.create_beside("one", 20)
+        with monkeypatch.context() as patch:
+            spy(patch, fail)
+            with pytest.raises(StorageError, match="cannot replace the pool 'one': Input/output"):
+                store.put_in_place(new)
+        assert new.beside
+        store.discard(new)
+        assert files(folder) == {"one.pool"}
+        assert [one.header and one.header.size for one in store.list()] == [10]
+
+    def test_a_directory_that_cannot_be_synced_leaves_what_is_said(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make(store, "one", size=10)
+        make(store, "two", size=10)
+
+        def fail(name: str, _: object) -> None:
+            if name == "fsync":
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        with store.create_beside("one", 20) as new, monkeypatch.context() as patch:
+            spy(patch, fail)
+            with pytest.raises(
+                StorageError,
+                match="'one' has been replaced, but it is not known whether durably: Input/output "
+                "error; after a power cut one of the two is there, whole",
+            ):
+                store.put_in_place(new)
+            assert not new.beside
+            with pytest.raises(
+                StorageError, match=r"'two' has been removed, but .* it may be there again"
+            ):
+                store.remove("two")
+        assert [(one.name, one.header and one.header.size) for one in store.list()] == [("one", 20)]
+
+    def test_there_must_be_room_for_both(
+        self, folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make(store, size=10)
+
+        def fail(name: str, _: object) -> None:
+            if name == "posix_fallocate":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            spy(patch, fail)
+            with pytest.raises(PoolSpaceError, match=r"asked for, .* there must be room for both"):
+                store.create_beside("one", 20)
+        assert files(folder) == {"one.pool"}
+
+    @pytest.mark.parametrize("when", ["before", "meanwhile"])
+    def test_never_replaces_a_directory(self, folder: Path, store: Store, when: str) -> None:
+        path = folder / "one.pool"
+        if when == "before":
+            path.mkdir()
+            with pytest.raises(PoolDamagedError, match="it is not a regular file"):
+                store.create_beside("one", 10)
+        else:
+            new = store.create_beside("one", 10)
+            path.mkdir()
+            with pytest.raises(PoolDamagedError, match="it is not a regular file"):
+                store.put_in_place(new)
+            store.discard(new)
+        assert files(folder) == {"one.pool"}
 
 
 class TestRemove:

@@ -154,12 +154,12 @@ def _serve(directory: str, address: str, port: int, token: bytes, pipe: Pipe) ->
 
 
 def _put(story: Story, port: int, token: bytes) -> None:
-    """Create the pool in the file's size, write the file into it, persist it."""
+    """Create the pool in the file's size, write the file into it, have it persisted and noted."""
     size = max(story.size, 1)  # a pool has at least a byte
     digest = hashlib.sha256()
     with (
         Client(f"127.0.0.1:{port}", token=token, timeout=CONNECT_TIMEOUT) as client,
-        client.create_pool(POOL, size, content_length=story.size) as pool,
+        client.create_pool(POOL, size, incomplete=True) as pool,
         story.file.open("rb", buffering=0) as stream,
     ):
         story.device = client.device
@@ -174,7 +174,7 @@ def _put(story: Story, port: int, token: bytes) -> None:
             digest.update(staging[:count])
             pool.write(at, staging[:count])
             at += count
-        pool.persist()
+        pool.commit(story.size)
         story.put_seconds = time.perf_counter() - began
         story.steps.append(("put", f"{_rate(story.size, story.put_seconds)}, durable on return"))
     story.source_digest = digest.hexdigest()
@@ -187,6 +187,8 @@ def _get(story: Story, port: int, token: bytes) -> None:
         Client(f"127.0.0.1:{port}", token=token, timeout=CONNECT_TIMEOUT) as client,
         client.open_pool(POOL, access="read") as pool,
     ):
+        if pool.info.incomplete:
+            raise rpma.RpmaError("the pool is incomplete, although its commit had returned")
         length = pool.info.content_length or 0
         began = time.perf_counter()
         staging = memoryview(bytearray(min(STAGING_SIZE, pool.size)))

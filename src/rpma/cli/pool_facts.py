@@ -26,6 +26,7 @@ def facts(info: PoolInfo) -> dict[str, Any]:
         "size": info.size,
         "allocated": info.allocated,
         "content_length": info.content_length,
+        "incomplete": info.incomplete,
         "created": _created(info),
         "pool_id": str(info.pool_id) if info.pool_id else None,
         "attributes": None if info.attributes is None else _attributes(info.attributes),
@@ -46,6 +47,8 @@ def listing(pools: Sequence[PoolInfo]) -> Table:
         table.add_column("PROBLEM", overflow="fold")
     for info in pools:
         content = "" if info.content_length is None else format_size(info.content_length)
+        if info.incomplete:
+            content = f"{content}, incomplete".removeprefix(", ")
         cells = [
             Text(printable(info.name), style="bold"),
             Text(info.kind),
@@ -78,6 +81,8 @@ def description(address: TargetAddress, info: PoolInfo) -> Table:
         row("size", _size(info.size))
     row("allocated", _size(info.allocated))
     row("content", "not known" if info.content_length is None else _size(info.content_length))
+    if info.incomplete:
+        row("incomplete", "being filled, or never filled, or resized to less", "yellow")
     row("created", _created(info) or "not known")
     row("id", str(info.pool_id) if info.pool_id else "not known")
     row("open", _open(info) or "by nobody")

@@ -105,7 +105,11 @@ def put(
     ],
     place: Place,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Remove a pool of that name first.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace a pool of that name, in one step and when all of FILE is there.",
+        ),
     ] = False,
     volatile: Volatile = False,
     size: Annotated[
@@ -120,7 +124,8 @@ def put(
 ) -> None:
     """Put a file into a new pool, durably.
 
-    Where that fails, the last line says how many bytes are durable; they are the pool's content.
+    Where that fails, the last line says how many bytes are durable. They are the content of a pool
+    that is incomplete; with --overwrite there is none, and an old pool is as it was.
     """
     with failing("put"), contextlib.ExitStack() as stack:
         from rpma.cli import transfer
@@ -183,12 +188,15 @@ def get(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="Where to; - is the standard output.")
     ],
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Get what is there of a pool that is incomplete.")
+    ] = False,
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Get the file that was put into a pool, or all that is in it.
 
-    FILE appears, or is replaced, when all of it is there.
+    FILE appears, or is replaced, when all of it is there. A pool that is incomplete is refused.
     """
     to_stdout = str(file) == "-"
     if to_stdout and as_json:
@@ -205,6 +213,8 @@ def get(
             client.open_pool(name, access="read") as pool,
         ):
             info = pool.info
+            if not partial:
+                transfer.check_whole(info)
             with _bar(name, transfer.content_of(pool)) as moved, transfer.sink_of(file) as sink:
                 count = transfer.get(pool, sink, moved)
         seconds = time.monotonic() - began
@@ -217,12 +227,18 @@ def get(
                     "size": info.size,
                     "bytes": count,
                     "content_length": info.content_length,
+                    "incomplete": info.incomplete,
                     "seconds": round(seconds, 6),
                 }
             )
         elif not to_stdout:
             print(f"got {file} from {name}: {_shown(count)}, {_rate(count, seconds)}")
-        if count < info.size and count:
+        if info.incomplete:
+            print(
+                f"rpma get: note: the pool is incomplete; {count} bytes are what is there",
+                file=sys.stderr,
+            )
+        elif count < info.size and count:
             words = f"note: the pool has {info.size} bytes; {count} of them are a file's"
             print(f"rpma get: {words}", file=sys.stderr)
 
@@ -232,7 +248,10 @@ def resize(
     size: Annotated[str, typer.Argument(metavar="SIZE", help="64MiB or 4096, say.")],
     token_file: TokenFile = None,
 ) -> None:
-    """Change the size of a pool that nobody has open. What is added is zeros."""
+    """Change the size of a pool that nobody has open. What is added is zeros.
+
+    A pool with a file of more than SIZE is incomplete from then on.
+    """
     with failing("resize"):
         address, name = pool_at(place)
         count = size_of(size, "SIZE")
@@ -297,10 +316,23 @@ def _noting(state: Put) -> Iterator[list[str]]:
         problems.append(f"{error}; --overwrite replaces it")
     except (RpmaError, OSError, KeyboardInterrupt) as error:
         words = "interrupted" if isinstance(error, KeyboardInterrupt) else words_of(error)
-        if state.persistency:
-            of_all = f" of {state.size}" if state.size is not None else ""
-            words = f"{words}; {state.durable}{of_all} bytes are durable"
-        problems.append(words)
+        problems.append(words + _left_by(state, error))
+
+
+def _left_by(state: Put, error: BaseException) -> str:
+    """What a put that failed has left, as the end of what is said of it."""
+    from rpma.pool.errors import PoolError
+
+    if not state.persistency:
+        return ""
+    if not state.replaces:
+        of_all = f" of {state.size}" if state.size is not None else ""
+        return f"; {state.durable}{of_all} bytes are durable"
+    if not state.ending:
+        return "; nothing was replaced"
+    if state.ended or isinstance(error, PoolError):
+        return ""  # the target's words say what is so
+    return "; whether the pool was replaced is not known: it is the old one or the new one, whole"
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -16,7 +17,7 @@ from typing import BinaryIO
 
 from rpma.pool.client import Client
 from rpma.pool.durability import Persistency
-from rpma.pool.errors import PoolNotFoundError
+from rpma.pool.messages import PoolInfo
 from rpma.pool.pool import Pool
 
 PIECE_SIZE = 16 << 20
@@ -41,15 +42,26 @@ class Put:
 
     Attributes:
         size: of what is to be put, in bytes; None: it is not known before the end comes.
+        replaces: whether nothing of it counts before the pool is in its place.
         written: the target's memory has so many bytes.
-        durable: so many are durable, from the first on.
-        persistency: how they become so, or "" as long as that is not known.
+        persisted: so many were made durable, from the first on.
+        persistency: how they become so, or "" as long as there is no pool.
+        ending: whether the target was asked to note that the pool is whole.
+        ended: whether it has done so.
     """
 
     size: int | None
+    replaces: bool = False
     written: int = 0
-    durable: int = 0
+    persisted: int = 0
     persistency: str = ""
+    ending: bool = False
+    ended: bool = False
+
+    @property
+    def durable(self) -> int:
+        """How many bytes of the pool are durable, from the first on."""
+        return 0 if self.replaces and not self.ended else self.persisted
 
 
 def put(
@@ -65,8 +77,8 @@ def put(
 ) -> None:
     """Put `source` into a new pool: `state.size` bytes, or all that comes.
 
-    While it is under way the pool's content length is what is durable, so that whoever reads the
-    pool of a put that never ended gets no more than was put.
+    While it is under way the pool is incomplete, and its content length what is durable. One that
+    replaces another is beside it until it is whole.
 
     Args:
         client: of the target.
@@ -74,14 +86,14 @@ def put(
         source: what to put.
         state: where it is noted how far it came, also when it fails.
         room: the pool's size in bytes.
-        overwrite: whether to remove a pool of that name first.
+        overwrite: whether to replace a pool of that name, in one step and when all is there.
         volatile: whether the pool is in DRAM; nothing becomes durable then.
         moved: called after each piece.
     """
-    if overwrite:
-        with contextlib.suppress(PoolNotFoundError):
-            client.remove_pool(name)
-    with client.create_pool(name, room, content_length=0, volatile=volatile) as pool:
+    state.replaces = overwrite
+    with client.create_pool(
+        name, room, content_length=0, volatile=volatile, incomplete=True, replace=overwrite
+    ) as pool:
         put_into(pool, source, state, moved)
 
 
@@ -92,14 +104,15 @@ def put_into(pool: Pool, source: BinaryIO, state: Put, moved: Moved) -> None:
     last = time.monotonic()
     for written in pieces:
         state.written += written
-        behind = state.written - state.durable
+        behind = state.written - state.persisted
         if behind >= PERSIST_EACH or time.monotonic() - last >= PERSIST_SECONDS:
             _persist(pool, state)
             last = time.monotonic()
         moved(state.written)
     _persist(pool, state)
-    if pool.persistency is Persistency.NONE:
-        pool.set_content_length(state.written)
+    state.ending = True
+    pool.commit(state.written, persist=False)
+    state.ended = True
 
 
 def _file(pool: Pool, source: BinaryIO, size: int) -> Iterator[int]:
@@ -130,10 +143,11 @@ def _stream(pool: Pool, source: BinaryIO) -> Iterator[int]:
 
 def _persist(pool: Pool, state: Put) -> None:
     """Make durable what was written, and note it."""
-    if pool.persistency is not Persistency.NONE and state.written > state.durable:
-        pool.persist(state.durable, state.written - state.durable)
-        pool.set_content_length(state.written)
-        state.durable = state.written
+    if pool.persistency is not Persistency.NONE and state.written > state.persisted:
+        pool.persist(state.persisted, state.written - state.persisted)
+        if not state.replaces:  # nobody would see it
+            pool.set_content_length(state.written)
+        state.persisted = state.written
 
 
 def _fill(view: memoryview, source: BinaryIO) -> int:
@@ -151,6 +165,22 @@ def content_of(pool: Pool) -> int:
     """How many bytes of a pool are a file that was put; all of them where that is not known."""
     content = pool.info.content_length
     return pool.size if content is None else min(content, pool.size)
+
+
+def check_whole(info: PoolInfo) -> None:
+    """Raise OSError for a pool that is incomplete, with how far it came."""
+    if not info.incomplete:
+        return
+    content = info.content_length
+    came = (
+        "how much of it is there is not known"
+        if content is None
+        else f"{content} bytes of a file are there, in a pool of {info.size}"
+    )
+    raise OSError(
+        f"pool {info.name!r} is incomplete: {came}; its put never ended, or a resize has cut it; "
+        "--partial gets what is there"
+    )
 
 
 def get(pool: Pool, sink: BinaryIO, moved: Moved) -> int:
@@ -210,3 +240,16 @@ def sink_of(file: Path) -> Iterator[BinaryIO]:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+    _sync_folder(final.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make durable which files it has."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that has no such thing
+            raise
+    finally:
+        os.close(fd)

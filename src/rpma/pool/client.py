@@ -83,6 +83,8 @@ class Client:
         attributes: Attributes | None = None,
         content_length: int | None = None,
         volatile: bool = False,
+        incomplete: bool = False,
+        replace: bool = False,
         timeout: float | None = None,
     ) -> Pool:
         """Create a pool and open it for writing.
@@ -93,14 +95,22 @@ class Client:
             attributes: whatever its users want to know of it.
             content_length: how many of its bytes are a file's content.
             volatile: in the target's DRAM: gone when the target ends.
+            incomplete: it is marked so, as long as it is filled, until `Pool.commit`.
+            replace: it takes the place of the pool of that name, if there is one, in `Pool.commit`.
+                Until then the old one is there, and can be read but not changed; the new one is
+                incomplete, beside it and not listed, and goes if it is closed without. So there
+                must be room for both.
             timeout: in seconds; None waits for ever.
 
         Raises:
             PoolExistsError: there is one of that name.
+            PoolBusyError: the one to be replaced is open for writing, or being replaced.
             PoolSpaceError: the target has no room for it.
             PoolNameError, PoolSizeError: those cannot be.
         """
-        steps = logic.create(self._path, name, size, attributes, content_length, volatile)
+        steps = logic.create(
+            self._path, name, size, attributes, content_length, volatile, incomplete, replace
+        )
         return self._opened(self._driver.run(steps, timeout))
 
     def open_pool(
@@ -216,6 +226,8 @@ def create_pool(
     token: Buffer | str | None = None,
     attributes: Attributes | None = None,
     volatile: bool = False,
+    incomplete: bool = False,
+    replace: bool = False,
     bounce_size: int | str = DEFAULT_BOUNCE_SIZE,
     timeout: float | None = CONNECT_TIMEOUT,
 ) -> Pool:
@@ -224,7 +236,13 @@ def create_pool(
     return _alone(
         client,
         lambda: client.create_pool(
-            name, size, attributes=attributes, volatile=volatile, timeout=timeout
+            name,
+            size,
+            attributes=attributes,
+            volatile=volatile,
+            incomplete=incomplete,
+            replace=replace,
+            timeout=timeout,
         ),
     )
 

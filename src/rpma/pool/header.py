@@ -11,8 +11,8 @@ A slot, little endian; what is not named here is zero:
 offset  bytes
 ======  =====  ==================================================================
 0       8      ``RPMAPOOL``
-8       4      version of the format: 1
-12      4      length of the fields: 168
+8       4      version of the format: 1; 2 where there are flags
+12      4      length of the fields: 168; 176 in version 2
 16      8      sequence, from 1 on: odd ones are in the first slot, even ones in the second
 24      8      size of the data in bytes
 32      8      when the pool was created, in nanoseconds since 1970
@@ -22,11 +22,13 @@ offset  bytes
 72      16     major, compat, incompat and ro_compat features, 4 each
 88      64     poolset uuid, uuid, next uuid, previous uuid, 16 each
 152     16     user flags
+168     8      flags, in version 2: bit 0, the pool is incomplete
 4064    32     SHA-256 of all that is before
 ======  =====  ==================================================================
 
 The magic, the version and the checksum stay where they are in every version of the format, so that
-a newer version can be told from a damaged file.
+a newer version can be told from a damaged file. A header without flags is of version 1, which every
+rpma reads; one that does not know a flag refuses the pool, and cannot take it for what it is not.
 """
 
 from __future__ import annotations
@@ -67,13 +69,16 @@ MAX_SIZE: Final = 1 << 48
 MAX_SEQUENCE: Final = (1 << 63) - 1
 """The last number of a header."""
 
-FORMAT_VERSION: Final = 1
-"""The version of the format that this module reads and writes."""
+FORMAT_VERSION: Final = 2
+"""The newest version of the format that this module reads and writes."""
 
 _MAGIC: Final = b"RPMAPOOL"
 _FIELDS: Final = struct.Struct("<8sIIQQQQ16s8sIIII16s16s16s16s16s")
+_FLAGS: Final = struct.Struct("<Q")
+_INCOMPLETE: Final = 1
 _CHECKSUM_OFFSET: Final = SLOT_SIZE - hashlib.sha256().digest_size
-_RESERVED: Final = bytes(_CHECKSUM_OFFSET - _FIELDS.size)
+_LENGTHS: Final = {1: _FIELDS.size, 2: _FIELDS.size + _FLAGS.size}  # of the fields, by version
+_RESERVED: Final = {version: bytes(_CHECKSUM_OFFSET - each) for version, each in _LENGTHS.items()}
 _UNKNOWN: Final = (1 << 64) - 1
 _NIL: Final = UUID(int=0)
 
@@ -164,6 +169,7 @@ class Header:
         content_length: how many of the bytes, from the first on, are a file that was put here;
             None where nobody said.
         attributes: what the creator says about the pool.
+        incomplete: whether it is being filled, or was and that never ended, or was cut since.
         sequence: the number of this header, 1 to `MAX_SEQUENCE`; every change takes the next.
     """
 
@@ -172,6 +178,7 @@ class Header:
     created: int
     content_length: int | None = None
     attributes: Attributes = NO_ATTRIBUTES
+    incomplete: bool = False
     sequence: int = 1
 
     def __post_init__(self) -> None:
@@ -195,6 +202,8 @@ class Header:
             raise TypeError(
                 f"attributes: an Attributes is needed, not {type(self.attributes).__name__}"
             )
+        if not isinstance(self.incomplete, bool):
+            raise TypeError(f"incomplete: a bool is needed, not {type(self.incomplete).__name__}")
         _set(self, "sequence", _in_range("sequence", self.sequence, 1, MAX_SEQUENCE))
 
 
@@ -206,10 +215,11 @@ def slot_of(sequence: int) -> int:
 def encode(header: Header) -> bytes:
     """The slot of a header: `SLOT_SIZE` bytes."""
     attributes = header.attributes
+    version = 2 if header.incomplete else 1
     fields = _FIELDS.pack(
         _MAGIC,
-        FORMAT_VERSION,
-        _FIELDS.size,
+        version,
+        _LENGTHS[version],
         header.sequence,
         header.size,
         header.created,
@@ -226,7 +236,9 @@ def encode(header: Header) -> bytes:
         attributes.prev_uuid.bytes,
         attributes.user_flags,
     )
-    body = fields + _RESERVED
+    if header.incomplete:
+        fields += _FLAGS.pack(_INCOMPLETE)
+    body = fields + _RESERVED[version]
     return body + hashlib.sha256(body).digest()
 
 
@@ -261,15 +273,18 @@ def decode_slot(data: bytes) -> Header:
         raise PoolDamagedError("it does not begin as one")
     if hashlib.sha256(body).digest() != data[_CHECKSUM_OFFSET:]:
         raise PoolDamagedError("its checksum is wrong")
-    if version != FORMAT_VERSION:
+    if version not in _LENGTHS:
         raise _NewerFormatError(
-            f"it is of version {version} of the format, and this rpma knows version "
+            f"it is of version {version} of the format, and this rpma knows versions 1 to "
             f"{FORMAT_VERSION}: use the rpma that wrote it, or a newer one"
         )
-    if length != _FIELDS.size:
-        raise PoolDamagedError(f"its fields have {length} bytes, not {_FIELDS.size}")
-    if body[_FIELDS.size :] != _RESERVED:
+    if length != _LENGTHS[version]:
+        raise PoolDamagedError(f"its fields have {length} bytes, not {_LENGTHS[version]}")
+    if body[length:] != _RESERVED[version]:
         raise PoolDamagedError("its reserved bytes are not zero")
+    (flags,) = _FLAGS.unpack_from(body, _FIELDS.size)
+    if flags & ~_INCOMPLETE:
+        raise PoolDamagedError(f"it makes no sense: flags: {flags:#x}")
     try:
         return Header(
             pool_id=UUID(bytes=pool_id),
@@ -288,6 +303,7 @@ def decode_slot(data: bytes) -> Header:
                 prev_uuid=UUID(bytes=prev_uuid),
                 user_flags=user_flags,
             ),
+            incomplete=bool(flags & _INCOMPLETE),
             sequence=sequence,
         )
     except ValueError as error:

@@ -178,6 +178,8 @@ def create(
     attributes: Attributes | None,
     content_length: int | None,
     volatile: bool,
+    incomplete: bool,
+    replace: bool,
 ) -> Generator[Any, Any, PoolLogic]:
     """Create a pool and open it for writing."""
     if attributes is None:
@@ -187,7 +189,15 @@ def create(
     count = _size(size)
     if content_length is not None:
         content_length = integer("content_length", content_length, count, "bytes")
-    request = messages.Create(check_name(name), count, attributes, content_length, bool(volatile))
+    request = messages.Create(
+        check_name(name),
+        count,
+        attributes,
+        content_length,
+        volatile=bool(volatile),
+        incomplete=bool(incomplete or replace),
+        replaces=bool(replace),
+    )
     opened = yield from _ask(request, messages.Opened)
     return PoolLogic(path, opened, "write")
 
@@ -486,6 +496,16 @@ class PoolLogic:
         if length is not None:
             length = self.range(0, length)[1]
         yield from _ask(messages.SetContent(self.number, length), messages.Done)
+
+    def commit(self, content_length: int | None, persists: bool) -> Steps:
+        """Have it marked whole, and put in its place, when all that was issued is done."""
+        self._check(writes=True)
+        if content_length is not None:
+            content_length = self.range(0, content_length)[1]
+        yield from transfers.settled(self.path)
+        if persists and self.persistency is not Persistency.NONE:
+            yield from self.persist(0, None)
+        yield from _ask(messages.Commit(self.number, content_length), messages.Done)
 
     def close(self, is_lost: bool, arrays: Iterable[RegisteredArray]) -> Steps:
         """Close it after what was issued is done, and let go of the memory of its arrays."""

@@ -19,7 +19,7 @@ from rpma.pool.errors import ProtocolError
 from rpma.pool.header import Attributes
 from rpma.pool.words import plain
 
-VERSION = 1
+VERSION = 2
 """The version of the protocol."""
 
 LISTED_AT_ONCE = 64
@@ -100,13 +100,26 @@ class Ready(Message, tag="ready"):
 
 
 class Create(Message, tag="create"):
-    """Create a pool and open it for writing. The reply is `Opened`."""
+    """Create a pool and open it for writing. The reply is `Opened`.
+
+    Attributes:
+        name: its name.
+        size: in bytes.
+        attributes: what its creator notes.
+        content_length: how many of its bytes are a file's content, or None.
+        volatile: whether it is in DRAM.
+        incomplete: whether it is so until `Commit`.
+        replaces: whether it is beside the pool of that name until `Commit`, and incomplete; without
+            that it goes when it is closed.
+    """
 
     name: _Name
     size: _Size
     attributes: Attributes
     content_length: _Size | None
     volatile: bool
+    incomplete: bool
+    replaces: bool
 
 
 class Open(Message, tag="open"):
@@ -124,6 +137,18 @@ class Close(Message, tag="close"):
 
 class SetContent(Message, tag="set content"):
     """Note how much of an open pool is a file's content."""
+
+    number: _Number
+    content_length: _Size | None
+
+
+class Commit(Message, tag="commit"):
+    """An open pool is whole; one that replaces another takes its place.
+
+    Attributes:
+        number: of the pool.
+        content_length: how many of its bytes are a file's content; None: as it is.
+    """
 
     number: _Number
     content_length: _Size | None
@@ -178,6 +203,7 @@ class PoolInfo(Message, tag="pool"):
         allocated: the bytes that its file takes.
         created: when, in nanoseconds since the epoch.
         content_length: how many of its bytes are a file that was put, or None.
+        incomplete: whether it is being filled, or was and that never ended, or was cut since.
         pool_id: what tells it from any other pool that ever has the same name.
         attributes: what its creator noted.
         users: how many have it open.
@@ -191,6 +217,7 @@ class PoolInfo(Message, tag="pool"):
     allocated: _Size
     created: int
     content_length: _Size | None
+    incomplete: bool
     pool_id: uuid.UUID | None
     attributes: Attributes | None
     users: _Number
@@ -221,7 +248,7 @@ class Opened(Message, tag="opened"):
     info: PoolInfo
 
 
-Request = Create | Open | Close | SetContent | List | Describe | Resize | Remove
+Request = Create | Open | Close | SetContent | Commit | List | Describe | Resize | Remove
 Reply = Done | Failed | Listing | Opened
 
 _encode = msgspec.msgpack.Encoder().encode

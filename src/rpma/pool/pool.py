@@ -349,6 +349,33 @@ class Pool(OpenedPool):
         """Note, durably, how many of its bytes are a file's content; None: it is not known."""
         self._run(self._logic.set_content_length(length), timeout)
 
+    def commit(
+        self,
+        content_length: int | None = None,
+        *,
+        persist: bool = True,
+        timeout: float | None = None,
+    ) -> None:
+        """Note, durably, that it is whole, when all that was issued is done.
+
+        One that was created to replace another takes its place, in one step: whoever opens that
+        name, also after a crash at any moment, gets the old one or the new one. Those who read the
+        old one keep it until they close it.
+
+        Args:
+            content_length: how many of its bytes are a file's content; None: as was noted.
+            persist: whether to persist all of it first; False where that has been done.
+            timeout: in seconds; None waits for ever. Whether it is done is not known after that.
+
+        Raises:
+            PoolAccessError: it is open for reading.
+            StorageError: the target's storage failed. Unless the words say that it has been
+                replaced, the old one is there as it was.
+            TargetLost: the connection ended; whether it is done is not known: the old one is there
+                or the new one, whole.
+        """
+        self._run(self._logic.commit(content_length, persist), timeout)
+
     def close(self, *, timeout: float | None = None) -> None:
         """Close it, after what was issued is done. Does nothing if it is closed already.
 

@@ -29,13 +29,15 @@ class PoolFile:
         name: the pool's name.
         path: the file's path, for messages.
         header: what the header was when the file was opened, or last updated with this object.
+        beside: what the file is called for as long as it is not in its place; "" once it is.
     """
 
-    def __init__(self, name: str, path: str, fd: int, header: Header) -> None:
+    def __init__(self, name: str, path: str, fd: int, header: Header, *, beside: str = "") -> None:
         """For `Store` only."""
         self.name = name
         self.path = path
         self.header = header
+        self.beside = beside
         self._fd = fd
 
     @property

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The pools that a target serves: their memory, who has them open, and how they become durable.
+"""The pools that a target serves: which there are, and who has them open.
 
 What is asked of them may block on storage, and comes from several threads: about one pool one call
 after the other (`rpma.pool.lanes`), about different pools at the same time.
@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import logging
 import os
 import threading
 import time
 import uuid
 from typing import TYPE_CHECKING, Literal
 
-from rpma import allocation
-from rpma.constants import Usage
-from rpma.errors import ProviderError
 from rpma.pool.catalog import Totals
-from rpma.pool.durability import Durable, Persistency, is_pmem
 from rpma.pool.errors import (
     PoolBusyError,
+    PoolError,
     PoolExistsError,
     PoolNotFoundError,
     PoolSpaceError,
@@ -31,171 +26,18 @@ from rpma.pool.errors import (
     TargetError,
     undoing,
 )
-from rpma.pool.header import DATA_OFFSET, Attributes, Header
+from rpma.pool.header import Header
 from rpma.pool.messages import LISTED_AT_ONCE, WRITING, PoolInfo
 from rpma.pool.names import NameTable, check_name
+from rpma.pool.served_pool import Place, ServedPool
 from rpma.pool.shadows import ShadowMemory
 from rpma.pool.sizes import format_size
 
 if TYPE_CHECKING:
-    from rpma.memory import MemoryRegion
     from rpma.peer import Peer
     from rpma.pool.catalog import Listed
-    from rpma.pool.messages import Access
-    from rpma.pool.poolfile import PoolFile
+    from rpma.pool.messages import Access, Create
     from rpma.pool.store import Store
-
-log = logging.getLogger("rpma.target")
-
-# Kernel devices do not pin pages of every file: see allocation.map_file.
-_NOT_PINNED = (errno.EFAULT, errno.EOPNOTSUPP)
-
-_READ_AT_ONCE = 64 << 20
-"""Of a file into its shadow, in bytes."""
-
-_READ = Usage.READ_SRC | Usage.FLUSH_TYPE_VISIBILITY
-_WRITE = _READ | Usage.WRITE_DST
-
-
-class ServedPool:
-    """A pool that somebody has open, or one in DRAM.
-
-    Attributes:
-        name: its name.
-        header: what is known of it.
-        users: who has it open, and how.
-        persistency: how it becomes durable.
-        durable: by which the answers to flush requests make it so.
-        is_shadowed: whether the RNIC works on a copy in DRAM, since the device cannot pin the file,
-            or what it writes there could be lost.
-        is_told: whether who created it has been told that it is there; it goes if they never are.
-    """
-
-    def __init__(self, name: str, header: Header, file: PoolFile | None) -> None:
-        """Without memory yet; see `map`."""
-        self.name = name
-        self.header = header
-        self.file = file
-        self.users: dict[object, Access] = {}
-        self.persistency = Persistency.NONE
-        self.durable: Durable | None = None
-        self.is_shadowed = False
-        self.is_told = True
-        self._mapping: allocation.Memory | None = None
-        self._shadow: allocation.Memory | None = None
-        self._shadows: ShadowMemory | None = None  # which the shadow is taken from
-        self._stored: memoryview | None = None  # the mapping, behind the header
-        self._data: memoryview | None = None  # what is registered
-
-    def map(self, peer: Peer, direct_write_to_pmem: bool, shadows: ShadowMemory) -> None:
-        """Bring its memory into being, as the device of `peer` can take it.
-
-        Raises:
-            StorageError: the file cannot be mapped, or read.
-            PoolSpaceError: a copy is needed, and there is no memory for it, or not in `shadows`.
-        """
-        size = self.header.size
-        if self.file is None:
-            self._shadow = _memory(size, self.name)
-            self._data = self._shadow.view
-            self.durable = Durable(self._data, None, Persistency.NONE)
-            return
-        try:
-            self._mapping = allocation.map_file(f"/proc/self/fd/{self.file.fd}", DATA_OFFSET + size)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not what it was"
-            words = f"pool {self.name!r}: cannot map its file: {reason}"
-            raise StorageError(words, where=f"{self.file.path}: {error}") from error
-        self._stored = stored = self._mapping.view[DATA_OFFSET:]
-        is_persistent = self._mapping.is_dax or is_pmem(stored)
-        self.persistency = Persistency.PMEM if is_persistent else Persistency.MSYNC
-        if self._mapping.keeps_rdma_writes and _can_register(peer, stored):
-            self._data = stored
-            if is_persistent and direct_write_to_pmem:
-                self.persistency = Persistency.FLUSH
-            self.durable = Durable(stored, None, self.persistency)
-            return
-        shadows.take(size, self.name)
-        self._shadows = shadows
-        self.is_shadowed = True
-        self._shadow = _memory(size, self.name)
-        self._data = self._shadow.view
-        _fill(self._data, self.file.fd, self.name)
-        self.durable = Durable(self._data, stored, self.persistency)
-        log.info(
-            "pool %r has a copy in DRAM: %s of the %s for such copies are taken",
-            self.name,
-            format_size(shadows.used),
-            format_size(shadows.limit),
-        )
-
-    def register(self, peer: Peer, access: Access) -> MemoryRegion:
-        """A region of it, in the protection domain of `peer`."""
-        assert self._data is not None
-        usage = _WRITE if access in WRITING else _READ
-        if self.persistency is Persistency.FLUSH:
-            usage |= Usage.FLUSH_TYPE_PERSISTENT
-        return peer.register(self._data, usage)
-
-    def close(self) -> None:
-        """Let go of the memory and the file; what only the copy in DRAM has goes to the file.
-
-        Raises:
-            StorageError: it could not be written.
-        """
-        try:
-            if self.is_shadowed and self.durable is not None:
-                self.durable.write_back()
-        finally:
-            self.drop()
-
-    def drop(self) -> None:
-        """Let go of the memory and the file, and of what only the copy in DRAM has."""
-        if self.durable is not None:
-            self.durable.close()
-        for view in (self._data, self._stored):
-            if view is not None:
-                view.release()  # an error's traceback may hold it
-        for memory in (self._shadow, self._mapping):
-            if memory is not None:
-                memory.close()
-        if self._shadows is not None:
-            self._shadows.give_back(self.header.size)
-            self._shadows = None
-        if self.file is not None:
-            self.file.close()
-
-
-def _can_register(peer: Peer, data: memoryview) -> bool:
-    try:
-        peer.register(data, _WRITE).close()
-    except ProviderError as error:
-        if error.errno in _NOT_PINNED:
-            return False
-        raise
-    return True
-
-
-def _fill(data: memoryview, fd: int, name: str) -> None:
-    """Fill a shadow from the pool's file; other threads run meanwhile."""
-    done = 0
-    while done < len(data):
-        try:
-            count = os.preadv(fd, [data[done : done + _READ_AT_ONCE]], DATA_OFFSET + done)
-        except OSError as error:
-            raise StorageError(f"pool {name!r}: cannot read its file: {error.strerror}") from error
-        if not count:
-            raise StorageError(f"pool {name!r}: its file has become shorter")
-        done += count
-
-
-def _memory(size: int, name: str) -> allocation.Memory:
-    try:
-        return allocation.anonymous(size)
-    except MemoryError as error:
-        raise PoolSpaceError(
-            f"pool {name!r}: the target has no {format_size(size)} of memory"
-        ) from error
 
 
 class ServedPools:
@@ -225,68 +67,112 @@ class ServedPools:
         self._direct_write_to_pmem = direct_write_to_pmem
         self._lock = threading.Lock()
         self._open: dict[str, ServedPool] = {}
+        self._beside: dict[str, ServedPool] = {}
         self._dram: NameTable[ServedPool] = NameTable()  # one that is being created as well
         self._dram_size = 0
 
     # ---- what clients ask for --------------------------------------------------------------------
 
-    def create(
-        self,
-        name: str,
-        size: int,
-        attributes: Attributes,
-        content_length: int | None,
-        volatile: bool,
-        user: object,
-        peer: Peer,
-    ) -> ServedPool:
+    def create(self, request: Create, user: object, peer: Peer) -> ServedPool:
         """Create a pool, and open it for writing; it stays if `is_told` is set before its release.
 
         Whatever this raises, there is no such pool, or the words say why it could not be removed.
         """
-        check_name(name)
-        if self._dram_pool(name) is not None:
-            raise PoolExistsError(f"pool {name!r} exists: choose another name, or remove it")
-        if volatile:
-            pool = self._create_in_dram(name, size, attributes, content_length)
+        name = check_name(request.name)
+        self._require_settled(name)
+        if request.replaces:
+            self._require_unwritten(name)
+            create = self._create_in_dram if request.volatile else self._create_beside
         else:
-            file = self._files().create(name, size, attributes, content_length)
-            pool = ServedPool(name, file.header, file)
+            if self._dram_pool(name) is not None:
+                raise _exists(name)
+            create = self._create_in_dram if request.volatile else self._create_file
+        pool = create(request)
         pool.is_told = False
         try:
             return self._add_user(pool, user, "write", peer)
         except BaseException as error:
             with undoing(error):
-                self._remove(name)
+                if pool.place is Place.BESIDE:
+                    self._discard(pool)
+                else:
+                    self._remove(name)
             raise
 
-    def _create_in_dram(
-        self, name: str, size: int, attributes: Attributes, content_length: int | None
-    ) -> ServedPool:
-        if self._store is not None and self._store.find(name) is not None:
-            raise PoolExistsError(f"pool {name!r} exists: choose another name, or remove it")
+    def _create_file(self, request: Create) -> ServedPool:
+        file = self._files().create(
+            request.name,
+            request.size,
+            request.attributes,
+            request.content_length,
+            incomplete=request.incomplete,
+        )
+        return ServedPool(request.name, file.header, file)
+
+    def _create_beside(self, request: Create) -> ServedPool:
+        file = self._files().create_beside(
+            request.name, request.size, request.attributes, request.content_length
+        )
+        pool = ServedPool(request.name, file.header, file)
+        pool.place = Place.BESIDE
+        with self._lock:
+            self._beside[pool.name] = pool
+        return pool
+
+    def _create_in_dram(self, request: Create) -> ServedPool:
+        name, size, replaces = request.name, request.size, request.replaces
+        if not replaces and self._store is not None and self._store.find(name) is not None:
+            raise _exists(name)
         header = Header(
             pool_id=uuid.uuid4(),
             size=size,
             created=time.time_ns(),
-            content_length=content_length,
-            attributes=attributes,
+            content_length=request.content_length,
+            attributes=request.attributes,
+            incomplete=request.incomplete or replaces,
         )
         pool = ServedPool(name, header, None)
+        pool.place = Place.BESIDE if replaces else Place.NAMED
         with self._lock:  # it has its share from now on, though not its memory
             free = self._dram_limit - self._dram_size
             if size <= free:
-                self._dram[name] = pool
+                if replaces:
+                    self._beside[name] = pool
+                else:
+                    self._dram[name] = pool
                 self._dram_size += size
                 return pool
         raise PoolSpaceError(
             f"{format_size(size)} of DRAM are asked for, {format_size(free)} of the "
             f"{format_size(self._dram_limit)} that this target gives are free"
+            + (
+                "; the old pool stays until the new one is whole, so there must be room for both"
+                if replaces
+                else ""
+            )
         )
+
+    def _forget_dram(self, pool: ServedPool) -> None:
+        with self._lock:
+            if self._dram.get(pool.name) is pool:
+                self._dram.pop(pool.name)
+            self._dram_size -= pool.header.size
+
+    def _discard(self, pool: ServedPool) -> None:
+        """What was to replace another is not to be."""
+        pool.drop()
+        with self._lock:
+            del self._beside[pool.name]
+        if pool.file is not None:
+            self._files().discard(pool.file)
+        else:
+            self._forget_dram(pool)
 
     def open(self, name: str, access: Access, user: object, peer: Peer) -> ServedPool:
         """Open a pool."""
         check_name(name)
+        if access in WRITING:
+            self._require_settled(name)
         with self._lock:
             pool = self._open.get(name) or self._dram.get(name)
             users = dict(pool.users) if pool is not None else {}
@@ -312,11 +198,13 @@ class ServedPools:
                 raise
         with self._lock:
             pool.users[user] = access
-            self._open[pool.name] = pool
+            if pool.place is Place.NAMED:
+                self._open[pool.name] = pool
         return pool
 
     def release(self, pool: ServedPool, user: object) -> None:
-        """`user` has it open no longer. One that was created for it and not told of goes.
+        """`user` has it open no longer. One that was created for it and not told of goes, and one
+        that was to replace another, and has not.
 
         Raises:
             StorageError: what was written, but not persisted, could not be kept.
@@ -325,12 +213,23 @@ class ServedPools:
         with self._lock:
             if pool.users.pop(user, None) is None or pool.users:
                 return
-            del self._open[pool.name]
-        if not pool.is_told:
+            if pool.place is Place.NAMED:
+                del self._open[pool.name]
+        if pool.place is Place.BESIDE:
+            self._discard(pool)
+        elif pool.place is Place.REPLACED:
+            self._forget(pool)
+        elif not pool.is_told:
             pool.drop()
             self._remove(pool.name)
         elif pool.file is not None:
             pool.close()
+
+    def _forget(self, pool: ServedPool) -> None:
+        """Another one has its name, and nobody has it open."""
+        pool.drop()
+        if pool.file is None:
+            self._forget_dram(pool)
 
     def set_content_length(self, pool: ServedPool, length: int | None) -> None:
         """Note how much of an open pool is a file's content."""
@@ -338,6 +237,56 @@ class ServedPools:
             pool.header = self._files().update(pool.file, content_length=length)
         else:
             pool.header = dataclasses.replace(pool.header, content_length=length)
+
+    def commit(self, pool: ServedPool, content_length: int | None) -> None:
+        """An open pool is whole; one that is beside its name takes it. Readers of the one that has
+        had it keep that; nobody can have it open for writing.
+
+        Raises:
+            PoolError: it is not so, unless the words say that it is not known whether durably.
+        """
+        if pool.file is not None:
+            try:
+                self._files().complete(pool.file, content_length)
+            finally:
+                pool.header = pool.file.header
+        else:
+            if content_length is None:
+                content_length = pool.header.content_length
+            pool.header = dataclasses.replace(
+                pool.header, content_length=content_length, incomplete=False
+            )
+        if pool.place is not Place.BESIDE:
+            return
+        if pool.file is not None:
+            try:
+                self._files().put_in_place(pool.file)
+            finally:
+                if not pool.file.beside:
+                    self._take_place(pool)
+        else:
+            try:
+                if self._store is not None and self._store.find(pool.name) is not None:
+                    self._store.remove(pool.name)
+            finally:
+                if self._store is None or self._store.find(pool.name) is None:
+                    self._take_place(pool)
+
+    def _take_place(self, pool: ServedPool) -> None:
+        """Its name leads to it from now on."""
+        with self._lock:
+            old = self._open.get(pool.name) or self._dram.get(pool.name)
+            del self._beside[pool.name]
+            self._dram.pop(pool.name)
+            if pool.file is None:
+                self._dram[pool.name] = pool
+            self._open[pool.name] = pool
+            pool.place = Place.NAMED
+            if old is not None:
+                old.place = Place.REPLACED
+            is_unused = old is not None and not old.users
+        if old is not None and is_unused:
+            self._forget(old)
 
     def resize(self, name: str, size: int) -> None:
         """Change the size of a pool that nobody has open."""
@@ -352,16 +301,35 @@ class ServedPools:
         self._remove(name)
 
     def _remove(self, name: str) -> None:
-        with self._lock:
-            pool = self._dram.pop(name)
-            self._dram_size -= pool.header.size if pool is not None else 0
+        pool = self._dram_pool(name)
         if pool is not None:
             pool.drop()
+            self._forget_dram(pool)
         else:
             self._files().remove(name)
 
+    def _require_settled(self, name: str) -> None:
+        """What is to be replaced must not change meanwhile: that would be lost."""
+        with self._lock:
+            is_settled = name not in self._beside
+        if not is_settled:
+            raise PoolBusyError(
+                f"pool {name!r} is being replaced: until that has ended it can only be read"
+            )
+
+    def _require_unwritten(self, name: str) -> None:
+        with self._lock:
+            pool = self._open.get(name)
+            held = set(pool.users.values()) & WRITING if pool is not None else set()
+        if held:
+            raise PoolBusyError(
+                f"pool {name!r} is open for {', '.join(sorted(held))}: it cannot be replaced until "
+                "it is closed"
+            )
+
     def _require_unused(self, name: str) -> None:
         check_name(name)
+        self._require_settled(name)
         with self._lock:
             pool = self._open.get(name)
             users = len(pool.users) if pool is not None else 0
@@ -438,11 +406,18 @@ class ServedPools:
 
     def close(self) -> None:
         """Let go of all pools, and of the directory."""
+        for pool in tuple(self._beside.values()):
+            with contextlib.suppress(PoolError):
+                self._discard(pool)
         for pool in {*self._dram.values(), *self._open.values()}:
             with contextlib.suppress(StorageError):
                 pool.close()
         if self._store is not None:
             self._store.close()
+
+
+def _exists(name: str) -> PoolExistsError:
+    return PoolExistsError(f"pool {name!r} exists: choose another name, or remove it")
 
 
 def _info(
@@ -460,6 +435,7 @@ def _info(
         allocated=allocated,
         created=header.created if header else 0,
         content_length=header.content_length if header else None,
+        incomplete=header.incomplete if header else False,
         pool_id=header.pool_id if header else None,
         attributes=header.attributes if header else None,
         users=len(users),

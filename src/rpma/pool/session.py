@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from rpma.connection import Connection
     from rpma.memory import MemoryRegion
     from rpma.pool.durability import Counts
-    from rpma.pool.served import ServedPool
+    from rpma.pool.served_pool import ServedPool
     from rpma.pool.stream import Stream
     from rpma.pool.target import Target
 
@@ -255,15 +255,7 @@ class Session:
         pools = self._target.pools
 
         def create() -> tuple[ServedPool, messages.Opened]:
-            pool = pools.create(
-                request.name,
-                request.size,
-                request.attributes,
-                request.content_length,
-                request.volatile,
-                self,
-                peer,
-            )
+            pool = pools.create(request, self, peer)
             return pool, self._take(pool, "write")
 
         pool, opened = await self._target.on_storage(create, request.name)
@@ -271,6 +263,7 @@ class Session:
             raise EOFError("it left while its pool was created")
         pool.is_told = True
         kind = "in DRAM" if request.volatile else "in a file"
+        kind += ", to replace another" if request.replaces else ""
         log.info("%s created pool %r of %d bytes %s", self.name, pool.name, pool.header.size, kind)
         return opened
 
@@ -360,6 +353,14 @@ class Session:
         )
         return messages.Done()
 
+    async def _commit(self, request: messages.Commit) -> messages.Reply:
+        pool, _ = self._pool(request.number)
+        await self._target.on_storage(
+            partial(self._target.pools.commit, pool, request.content_length), pool.name
+        )
+        log.info("%s completed pool %r", self.name, pool.name)
+        return messages.Done()
+
     async def _list(self, request: messages.List) -> messages.Reply:
         pools, more = await self._target.on_storage(partial(self._target.pools.list, request.after))
         return messages.Listing(pools, more)
@@ -441,6 +442,7 @@ _RULES: dict[type, _Rule] = {
     messages.Open: _Rule(Session._open, None),
     messages.Close: _Rule(Session._close, messages.READING),
     messages.SetContent: _Rule(Session._set_content, messages.WRITING),
+    messages.Commit: _Rule(Session._commit, messages.WRITING),
     messages.List: _Rule(Session._list, None),
     messages.Describe: _Rule(Session._describe, None),
     messages.Resize: _Rule(Session._resize, None),

@@ -20,6 +20,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 import sys
 import threading
 import time
@@ -30,7 +31,14 @@ from weakref import WeakValueDictionary
 
 from rpma.errors import ClosedError
 from rpma.pool.catalog import Catalog, Listed, Totals
-from rpma.pool.errors import PoolExistsError, PoolSizeError, PoolSpaceError, TargetError, undoing
+from rpma.pool.errors import (
+    PoolExistsError,
+    PoolSizeError,
+    PoolSpaceError,
+    StorageError,
+    TargetError,
+    undoing,
+)
 from rpma.pool.folder import NO_ROOM, OPEN, Folder, file_of, pool_errors, reason_of
 from rpma.pool.header import (
     DATA_OFFSET,
@@ -47,6 +55,7 @@ from rpma.pool.poolfile import PoolFile, examine, file_length, write_all, zero
 from rpma.pool.sizes import format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 __all__ = ["Store"]
@@ -168,6 +177,8 @@ class Store:
         size: int,
         attributes: Attributes = NO_ATTRIBUTES,
         content_length: int | None = None,
+        *,
+        incomplete: bool = False,
     ) -> PoolFile:
         """Make a pool of `size` zero bytes, durably, and open it.
 
@@ -176,56 +187,92 @@ class Store:
         anything else that fails. Whatever it raises, it leaves nothing behind.
         """
         check_name(name)
-        # Both slots from the start: there is no time at which one damaged sector costs the pool.
-        first = Header(
-            pool_id=uuid.uuid4(),
-            size=size,
-            created=max(time.time_ns(), 0),
-            content_length=content_length,
-            attributes=attributes,
-            sequence=1,
-        )
-        header = dataclasses.replace(first, sequence=2)
+        header = _new_header(size, attributes, content_length, incomplete)
         folder, file = self._open_folder(), file_of(name)
         what = f"create the pool {name!r}"
         exists = PoolExistsError(
             f"cannot {what}: there is one of that name", where=folder.path_of(name)
         )
-        unfinished = f".{name}.{os.urandom(8).hex()}.new"
-        leftovers: builtins.list[str] = []
+        with pool_errors(what):
+            if folder.has(name):  # found out below as well, but only after the allocation
+                raise exists
+        with self._making(name, header, what) as (fd, made):
+            try:
+                # A link, since a rename would replace a pool made meanwhile.
+                os.link(
+                    made[0],
+                    file,
+                    src_dir_fd=folder.fd,
+                    dst_dir_fd=folder.fd,
+                    follow_symlinks=False,
+                )
+            except FileExistsError:
+                raise exists from None
+            made.append(file)
+            os.unlink(made[0], dir_fd=folder.fd)
+            folder.sync()
+            self._catalog.made(name, fd, header)
+        return PoolFile(name, folder.path_of(name), fd, header)
+
+    def create_beside(
+        self,
+        name: str,
+        size: int,
+        attributes: Attributes = NO_ATTRIBUTES,
+        content_length: int | None = None,
+    ) -> PoolFile:
+        """Make a pool beside the one of that name, if there is one, and open it.
+
+        It is incomplete and not listed, and has no name before `put_in_place`. `discard` removes
+        it; so does the next Store of the directory.
+
+        Raises PoolNameError, PoolSizeError, PoolDamagedError where something else than a file has
+        the name, PoolSpaceError where there is no room for both, and StorageError or TargetError.
+        """
+        check_name(name)
+        header = _new_header(size, attributes, content_length, incomplete=True)
+        folder, what = self._open_folder(), f"replace the pool {name!r}"
+        with pool_errors(what):
+            if folder.has(name) and stat.S_ISDIR(folder.status(name).st_mode):
+                raise folder.damaged(name, "it is not a regular file")
+        try:
+            with self._making(name, header, what) as (fd, made):
+                pass
+        except PoolSpaceError as error:
+            raise PoolSpaceError(
+                f"{error}; the old pool stays until the new one is whole, so there must be room "
+                "for both",
+                where=error.where,
+            ) from None
+        return PoolFile(name, folder.path_of(name), fd, header, beside=made[0])
+
+    @contextlib.contextmanager
+    def _making(
+        self, name: str, header: Header, what: str
+    ) -> Iterator[tuple[int, builtins.list[str]]]:
+        """A pool's file, whole and durable, and the names that it has: one that no pool has, to
+        begin with. Where the block fails, it goes.
+        """
+        folder, unfinished = self._open_folder(), f".{name}.{os.urandom(8).hex()}.new"
+        made: builtins.list[str] = []
         fd = -1
         try:
             with pool_errors(what), self._catalog.changing():
-                if folder.has(name):  # found out below as well, but only after the allocation
-                    raise exists
                 mode = os.O_RDWR | os.O_CREAT | os.O_EXCL | OPEN
                 fd = os.open(unfinished, mode, 0o600, dir_fd=folder.fd)
-                leftovers = [unfinished]
+                made.append(unfinished)
                 self._allocate(fd, 0, file_length(header.size), what)
+                # Both slots from the start: at no time does one damaged sector cost the pool.
+                first = dataclasses.replace(header, sequence=1)
                 write_all(fd, encode(first) + encode(header), 0)
                 os.fsync(fd)
-                try:
-                    # A link, since a rename would replace a pool made meanwhile.
-                    os.link(
-                        unfinished,
-                        file,
-                        src_dir_fd=folder.fd,
-                        dst_dir_fd=folder.fd,
-                        follow_symlinks=False,
-                    )
-                except FileExistsError:
-                    raise exists from None
-                leftovers.append(file)
-                os.unlink(unfinished, dir_fd=folder.fd)
-                folder.sync()
-                self._catalog.made(name, fd, header)
+                yield fd, made
         except BaseException as error:
             if fd >= 0:
                 os.close(fd)
             with undoing(error):
-                self._clear_away(leftovers)
+                self._clear_away(made)
             raise
-        return PoolFile(name, folder.path_of(name), fd, header)
 
     def _clear_away(self, leftovers: builtins.list[str]) -> None:
         """Remove what a creation that has failed has made, the last of it first."""
@@ -236,6 +283,37 @@ class Store:
                 all_of_it.callback(folder.sync)
             for leftover in leftovers:
                 all_of_it.callback(_unlink, leftover, folder.fd)
+
+    def put_in_place(self, pool_file: PoolFile) -> None:
+        """Give a pool that was made beside its name, in one step: whoever opens that name gets the
+        old one or the new one, also after a crash. Who has the old one open keeps it.
+
+        Its data and its header must be durable already.
+
+        Raises PoolDamagedError where something else than a file has the name, and StorageError or
+        TargetError. The old one is where it was then, unless the words say otherwise: where
+        `beside` is "", the new one has the name, and only whether that is durable is not known.
+        """
+        folder, name = self._open_folder(), pool_file.name
+        with pool_errors(f"replace the pool {name!r}"), self._catalog.changing():
+            try:
+                os.rename(
+                    pool_file.beside, file_of(name), src_dir_fd=folder.fd, dst_dir_fd=folder.fd
+                )
+            except IsADirectoryError:
+                raise folder.damaged(name, "it is not a regular file") from None
+            pool_file.beside = ""
+            self._catalog.made(name, pool_file.fd, pool_file.header)
+            with _though(f"the pool {name!r} has been replaced", "one of the two is there, whole"):
+                folder.sync()
+
+    def discard(self, pool_file: PoolFile) -> None:
+        """Close a pool that was made beside and is not in its place, and remove its file."""
+        folder, beside = self._open_folder(), pool_file.beside
+        pool_file.close()
+        what = f"remove what was to replace the pool {pool_file.name!r}"
+        with pool_errors(what), self._catalog.changing(), contextlib.suppress(FileNotFoundError):
+            os.unlink(beside, dir_fd=folder.fd)
 
     def open(self, name: str) -> PoolFile:
         """Open a pool for reading and writing.
@@ -264,6 +342,7 @@ class Store:
         content_length: int | Literal[_Unset.UNSET] | None = _Unset.UNSET,
         attributes: Attributes | None = None,
         size: int | None = None,
+        incomplete: bool | None = None,
     ) -> Header:
         """Change the header of an open pool, durably; what is not given stays as it is in the file.
 
@@ -293,6 +372,7 @@ class Store:
                 ),
                 attributes=old.attributes if attributes is None else attributes,
                 size=old.size if size is None else size,
+                incomplete=old.incomplete if incomplete is None else incomplete,
                 sequence=old.sequence + 1,
             )
             room = os.fstat(fd).st_size - DATA_OFFSET
@@ -316,9 +396,27 @@ class Store:
             self._catalog.changed(pool_file.name, fd, new)
             return new
 
+    def complete(self, pool_file: PoolFile, content_length: int | None = None) -> Header:
+        """Note, durably, that a pool is whole; a content length other than None as well.
+
+        What is in the file is durable before the header says so. Raises what `update` raises.
+        """
+        with self._changing.of(pool_file.name):
+            with pool_errors(f"complete the pool {pool_file.name!r}"):
+                os.fdatasync(pool_file.fd)
+            was_incomplete = pool_file.header.incomplete
+            self.update(
+                pool_file,
+                incomplete=False,
+                content_length=_Unset.UNSET if content_length is None else content_length,
+            )
+            if was_incomplete:  # the other copy as well: it is of a version that not all rpmas know
+                self.update(pool_file)
+            return pool_file.header
+
     def resize(self, name: str, new_size: int) -> Header:
-        """Give a pool another size, durably. The data that fits stays, what is added is zero, and
-        a content length beyond the new size becomes the new size.
+        """Give a pool another size, durably. The data that fits stays, and what is added is zero.
+        A content length beyond the new size becomes the new size; the pool is incomplete then.
 
         Nobody may have the pool mapped: what lies beyond the new end goes.
 
@@ -363,7 +461,8 @@ class Store:
             except IsADirectoryError:
                 raise folder.damaged(name, "it is not a regular file") from None
             self._catalog.gone(name)
-            folder.sync()
+            with _though(f"the pool {name!r} has been removed", "it may be there again"):
+                folder.sync()
 
     def find(self, name: str) -> Listed | None:
         """A pool, also one that cannot be opened; None where there is none. PoolNameError."""
@@ -405,12 +504,12 @@ class Store:
             raise
 
     def _write_size(self, pool_file: PoolFile, size: int) -> None:
-        content_length = pool_file.header.content_length
-        if content_length is not None:
-            content_length = min(content_length, size)
+        content_length, incomplete = pool_file.header.content_length, None
+        if content_length is not None and content_length > size:
+            content_length, incomplete = size, True
         # Where this fails, the file keeps its length: the new header may be on the disk all the
         # same, and would then come to light after a crash.
-        self.update(pool_file, size=size, content_length=content_length)
+        self.update(pool_file, size=size, content_length=content_length, incomplete=incomplete)
 
     def _allocate(self, fd: int, length: int, new_length: int, what: str) -> None:
         """Let a file of `length` bytes have `new_length`, with storage behind all of them."""
@@ -441,6 +540,33 @@ class Store:
         if self._fd < 0:
             raise ClosedError("the store has been closed")
         return self._folder
+
+
+def _new_header(
+    size: int, attributes: Attributes, content_length: int | None, incomplete: bool
+) -> Header:
+    """That of a pool that is made now; the second, since both slots have one."""
+    return Header(
+        pool_id=uuid.uuid4(),
+        size=size,
+        created=max(time.time_ns(), 0),
+        content_length=content_length,
+        attributes=attributes,
+        incomplete=incomplete,
+        sequence=2,
+    )
+
+
+@contextlib.contextmanager
+def _though(done: str, afterwards: str) -> Iterator[None]:
+    """While what has been done is made durable, and cannot be undone any more."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{done}, but it is not known whether durably: {reason_of(error)}; after a power cut "
+            f"{afterwards}"
+        ) from error
 
 
 def _figure(size: int) -> str:
