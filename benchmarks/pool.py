@@ -2,8 +2,9 @@
 """How fast pools are: against Redis and gRPC, against ib_write_bw, against the binding itself.
 
 The target serves a folder on tmpfs (`--storage` names another), on the soft RNIC or on the device
-that RPMA_FABRIC chooses; all others store on the same file system. They take turns, for several
-rounds; a ratio is taken within a round, and the table gives the median of the rounds.
+that RPMA_FABRIC chooses; all others store on the same file system. So they do once more on a disk
+(`--disk`), whose flushes writers have to wait for. They take turns, for several rounds; a ratio is
+taken within a round, and the table gives the median of the rounds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pool_disk
 import pool_listing
 import pool_peers
 import pool_report
@@ -338,6 +340,19 @@ def measure(options: argparse.Namespace, work: Path, say: Callable[[str], None])
     }
 
 
+def measure_disk(
+    options: argparse.Namespace, result: dict[str, Any], say: Callable[[str], None]
+) -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="rpma-pool-", dir=options.disk) as work,
+        pool_disk.disk(Path(work)) as disk,
+    ):
+        for turn in range(options.rounds):
+            say(f"round {turn + 1} of {options.rounds}: on a disk")
+            disk.measure(result["samples"], options.count // 4, options.seconds, turn)
+        result["durability"] = disk.pool.persistency.value
+
+
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -347,6 +362,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=3000, help="calls a round; default: 3000")
     parser.add_argument("--seconds", type=float, default=0.5, help="of a run; default: 0.5")
     parser.add_argument("--storage", type=Path, default=Path("/dev/shm"), help="default: /dev/shm")
+    parser.add_argument(
+        "--disk", type=Path, default=Path("/var/tmp"), help="a folder on one; default: /var/tmp"
+    )
+    parser.add_argument("--only-disk", action="store_true", help="only what is measured there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 9)
@@ -370,15 +389,19 @@ def main() -> None:
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
     began, load = time.monotonic(), os.getloadavg()[0]
-    with tempfile.TemporaryDirectory(prefix="rpma-pool-", dir=options.storage) as work:
-        try:
-            result = measure(options, Path(work), say)
-        except FailedError as error:
-            sys.exit(f"pool: {error}")
+    result: dict[str, Any] = {"fabric": rpma.fabric.name, "samples": {}}
+    if not options.only_disk:
+        with tempfile.TemporaryDirectory(prefix="rpma-pool-", dir=options.storage) as work:
+            try:
+                result = measure(options, Path(work), say)
+            except FailedError as error:
+                sys.exit(f"pool: {error}")
+    measure_disk(options, result, say)
     say("")
     result |= {
         "machine": machine(),
-        "storage": str(options.storage),
+        "storage": f"{options.storage}, {pool_disk.file_system(options.storage)}",
+        "disk": f"{options.disk}, {pool_disk.file_system(options.disk)}",
         "rounds": options.rounds,
         "load": [load, os.getloadavg()[0]],
         "seconds": round(time.monotonic() - began),

@@ -8,8 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from fabric_programs import free_port, is_listening
@@ -68,6 +68,7 @@ def redis(folder: Path) -> Iterator[int]:
     command = [
         *("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
         *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+        *("--auto-aof-rewrite-percentage", "0"),  # it would write for itself
     ]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
@@ -96,6 +97,46 @@ def redis_benchmark(port: int, size: int, count: int) -> float:
         [*command, "-d", str(size), "-n", str(count)], capture_output=True, text=True, check=True
     )
     return float(done.stdout.splitlines()[-1].split(",")[4].strip('"')) * 1000
+
+
+def redis_benchmark_rate(port: int, size: int, keys: int, clients: int, count: int) -> float:
+    """Sets a second by Redis's own benchmark, with so many connections."""
+    command = ["redis-benchmark", "-p", str(port), "-c", str(clients), "-r", str(keys), "--csv"]
+    command += ["-t", "set", "-d", str(size), "-n", str(count)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1].split(",")[1].strip('"'))
+
+
+AsyncPut = Callable[[int, bytes], Awaitable[object]]
+AsyncPutAll = Callable[[Sequence[int], bytes], Awaitable[object]]
+
+
+@asynccontextmanager
+async def redis_task_client(port: int, connections: int) -> AsyncIterator[AsyncPut]:
+    """A set, by Redis's client for asyncio: as many at a time as there are connections."""
+    from redis import asyncio as package
+
+    client = package.Redis(
+        connection_pool=package.BlockingConnectionPool(port=port, max_connections=connections)
+    )
+    async with client:
+        yield lambda offset, data: client.set(str(offset), data)
+
+
+@asynccontextmanager
+async def redis_pipeline(port: int) -> AsyncIterator[AsyncPutAll]:
+    """Sets that travel together, and are waited for together."""
+    from redis import asyncio as package
+
+    async with package.Redis(port=port, single_connection_client=True) as client:
+
+        async def put_all(offsets: Sequence[int], data: bytes) -> None:
+            pipeline = client.pipeline(transaction=False)
+            for offset in offsets:
+                pipeline.set(str(offset), data)
+            await pipeline.execute()
+
+        yield put_all
 
 
 ECHO = (

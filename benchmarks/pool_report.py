@@ -46,6 +46,33 @@ CONTESTS = (
     Contest("4 KiB, 64 tasks: write_batch of 64", "asyncio writers", "write_batch", "/s", 0.7),
     Contest("4 KiB, 64 tasks: one that blocks", "asyncio writers", "one writer", "/s"),
     Contest("4 KiB, 64 tasks: no writes at all", "asyncio writers", "asyncio alone", "/s"),
+    Contest(
+        "disk, durable 4 KiB, p50: bare mmap + msync",
+        "disk, one rpma p50",
+        "disk, one bare p50",
+        "µs",
+        1.4,
+        True,
+    ),
+    *(
+        contest
+        for who in ("16 tasks", "64 tasks", "16 clients")
+        for contest in (
+            Contest(f"disk, {who}: Redis", f"disk, {who} rpma", f"disk, {who} redis", "/s", 2),
+            Contest(
+                f"disk, {who}: Redis, a pipeline",
+                f"disk, {who} rpma",
+                f"disk, {who} pipeline",
+                "/s",
+            ),
+            Contest(
+                f"disk, {who}: redis-benchmark",
+                f"disk, {who} rpma",
+                f"disk, {who} redis-benchmark",
+                "/s",
+            ),
+        )
+    ),
 )
 
 
@@ -88,7 +115,8 @@ def show(result: dict[str, Any]) -> None:
     machine = result["machine"]
     console.print(
         f"{machine['processors']} x {machine['processor']}, Linux {machine['kernel']}; fabric: "
-        f"{result['fabric']}; storage: {result['storage']}, durable by {result['durability']}; "
+        f"{result['fabric']}; storage: {result['storage']}; disk: {result['disk']}; durable by "
+        f"{result['durability']}; "
         f"load before and after {result['load'][0]:.1f}, {result['load'][1]:.1f}; "
         f"{result['seconds']} s"
     )
@@ -109,12 +137,14 @@ def show(result: dict[str, Any]) -> None:
             aim,
         )
     console.print(table)
-    for listing in result["listings"]:
+    for listing in result.get("listings", ()):
         times = ", ".join(
             f"{words} {listing[key]:.1f} ms ({listing[key] / listing['pools'] * 1e3:.0f} µs a pool)"
             for key, words in (("first", "at first"), ("then", "then"))
         )
         console.print(f"listing {listing['pools']:6,} pools: {times}")
+    if "target_kib" not in result:
+        return
     target, client = result["target_kib"], result["client_kib"]
     console.print(
         f"memory: the target grows by {target:.0f} KiB for a client (aim: < {TARGET_AIM_KIB} KiB, "

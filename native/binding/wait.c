@@ -11,6 +11,7 @@
 /* Polling begins with so much, and is given up where waits take longer than so much. */
 #define POLLING_MIN_NS (50 * 1000LL)
 #define POLLING_MAX_NS (500 * 1000LL)
+#define POLLING_NOTED_NS (2 * POLLING_MAX_NS)
 
 int64_t
 now_ns(void)
@@ -20,9 +21,9 @@ now_ns(void)
 	return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
-/* Whether another processor can work on the completion while this one polls. */
-static bool
-has_other_processors(void)
+/* How many there are for this process. */
+int
+processors(void)
 {
 	static _Atomic int count;
 	int known = atomic_load_explicit(&count, memory_order_relaxed);
@@ -31,7 +32,7 @@ has_other_processors(void)
 		known = sched_getaffinity(0, sizeof(allowed), &allowed) ? 1 : CPU_COUNT(&allowed);
 		atomic_store_explicit(&count, known, memory_order_relaxed);
 	}
-	return known > 1;
+	return known;
 }
 
 bool
@@ -41,7 +42,8 @@ wait_polls(struct polling *polling, const struct rpmapy_cq *cq)
 	if (!polling->began) {
 		int64_t typical = atomic_load_explicit(&cq->typical_wait, memory_order_relaxed);
 		polling->began = polling->until = now;
-		if (typical < POLLING_MAX_NS && has_other_processors())
+		/* Where another processor can work on the completion meanwhile. */
+		if (typical < POLLING_MAX_NS && processors() > 1)
 			polling->until += 2 * typical + POLLING_MIN_NS;
 	}
 	return now < polling->until;
@@ -53,7 +55,11 @@ wait_learn(const struct polling *polling, struct rpmapy_cq *cq)
 	if (!polling->began)
 		return;
 	int64_t typical = atomic_load_explicit(&cq->typical_wait, memory_order_relaxed);
-	typical += (now_ns() - polling->began - typical) / 8;
+	int64_t took = now_ns() - polling->began;
+	/* One wait that was long, of a storage that had much to do, is not how they will all be. */
+	if (took > POLLING_NOTED_NS)
+		took = POLLING_NOTED_NS;
+	typical += (took - typical) / 8;
 	atomic_store_explicit(&cq->typical_wait, typical, memory_order_relaxed);
 }
 

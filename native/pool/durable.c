@@ -15,7 +15,7 @@
 /* The lock is let go of this often while much is copied, for the flushes of other clients. */
 #define COPY_AT_ONCE ((uint64_t)1 << 20)
 
-static uintptr_t
+uintptr_t
 page_size(void)
 {
 	static _Atomic uintptr_t known;
@@ -86,12 +86,11 @@ guard_drop(struct guard *guard)
 }
 
 /* The first failure is the one to tell. */
-static int
+static void
 guard_fail(struct guard *guard, int failure)
 {
 	int none = 0;
 	(void)atomic_compare_exchange_strong(&guard->failed, &none, failure);
-	return atomic_load(&guard->failed);
 }
 
 /* In the handler: every pool that has the address fails. Where the mapping ends, or 0. */
@@ -107,7 +106,7 @@ guards_fail(uintptr_t address)
 			/* A second look, lest the two are of different mappings. */
 			if (address < begin || address >= end || atomic_load(&guard->end) != end)
 				continue;
-			(void)guard_fail(guard, EIO);
+			guard_fail(guard, EIO);
 			found = end;
 		}
 	}
@@ -236,13 +235,17 @@ static void
 durable_finish(struct handle *handle)
 {
 	struct rpmapy_durable *durable = (struct rpmapy_durable *)handle;
+	rounds_end(&durable->rounds);
 	pthread_mutex_destroy(&durable->lock);
 }
 
-/* The memory must stay where it is until the durable is closed. */
+/*
+ * The memory must stay where it is until the durable is closed. fd: the file of the mapping, which
+ * begins at an offset of it; or negative, where each range is then flushed by itself.
+ */
 int
-rpmapy_durable_new(void *memory, void *mapping, size_t size, int method,
-		   struct rpmapy_durable **out)
+rpmapy_durable_new(void *memory, void *mapping, size_t size, int method, int fd,
+		   uint64_t file_offset, struct rpmapy_durable **out)
 {
 	if (!memory || !mapping || !size || size > UINTPTR_MAX / 2 ||
 	    method < RPMAPY_DURABLE_NONE || method > RPMAPY_DURABLE_PMEM)
@@ -254,6 +257,7 @@ rpmapy_durable_new(void *memory, void *mapping, size_t size, int method,
 	if (!durable)
 		return RPMA_E_NOMEM;
 	pthread_mutex_init(&durable->lock, NULL);
+	rounds_init(&durable->rounds, method == RPMAPY_DURABLE_MSYNC ? fd : -1, file_offset);
 	durable->handle.finish = durable_finish;
 	durable->handle.only_memory = true;
 	durable->memory = memory;
@@ -287,10 +291,16 @@ durable_page_up(const struct rpmapy_durable *durable, uint64_t offset)
 	return missing < durable->size - offset ? offset + missing : durable->size;
 }
 
-static int
-failure(const struct rpmapy_durable *durable)
+int
+durable_failure(const struct rpmapy_durable *durable)
 {
 	return atomic_load(&durable->guard->failed);
+}
+
+void
+durable_fail(struct rpmapy_durable *durable, int failure)
+{
+	guard_fail(durable->guard, failure);
 }
 
 /*
@@ -309,14 +319,14 @@ int
 durable_copy(struct rpmapy_durable *durable, uint64_t offset, uint64_t length)
 {
 	if (durable->memory == durable->mapping)
-		return failure(durable);
-	while (length && !failure(durable)) {
+		return durable_failure(durable);
+	while (length && !durable_failure(durable)) {
 		uint64_t now = length < COPY_AT_ONCE ? length : COPY_AT_ONCE;
 		copy_locked(durable, offset, now);
 		offset += now;
 		length -= now;
 	}
-	return failure(durable);
+	return durable_failure(durable);
 }
 
 /*
@@ -329,43 +339,48 @@ touch(const struct rpmapy_durable *durable, uint64_t offset)
 	(void)*(const volatile char *)(durable->mapping + offset);
 }
 
-/*
- * One at a time: the kernel tells a failed write-back once, to one msync of the file, whoever wrote
- * the page. The others must not go on before that one has been noted.
- */
-static int
-persist_msync(struct rpmapy_durable *durable, uint64_t offset, uint64_t length)
+static void
+touch_all(const struct rpmapy_durable *durable, const struct range *ranges, uint32_t count)
 {
-	uintptr_t begin = (uintptr_t)durable->mapping + offset;
-	uintptr_t before = begin & (page_size() - 1);
-	pthread_mutex_lock(&durable->lock);
-	int ret = failure(durable);
-	while (!ret && msync((void *)(begin - before), length + before, MS_SYNC)) {
-		if (errno != EINTR)
-			ret = guard_fail(durable->guard, errno);
-	}
-	pthread_mutex_unlock(&durable->lock);
-	return ret;
+	for (uint32_t i = 0; i < count; i++)
+		touch(durable, ranges[i].offset + ranges[i].length - 1);
 }
 
-int
-durable_persist(struct rpmapy_durable *durable, uint64_t offset, uint64_t length)
+static void
+persist_msync(struct rpmapy_durable *durable, const struct range *ranges, uint32_t count)
 {
-	int ret = failure(durable);
-	if (ret || !length)
+	touch_all(durable, ranges, count);
+	if (durable_failure(durable))
+		return;
+	rounds_persist(durable, ranges, count);
+	touch_all(durable, ranges, count); /* the file may have shrunk meanwhile */
+}
+
+static void
+persist_pmem(const struct rpmapy_durable *durable, const struct range *ranges, uint32_t count)
+{
+	persist_function persist = atomic_load(&pmem.persist);
+	touch_all(durable, ranges, count);
+	for (uint32_t i = 0; i < count; i++)
+		persist(durable->mapping + ranges[i].offset, ranges[i].length);
+}
+
+/* Of at least a byte each. */
+int
+durable_persist(struct rpmapy_durable *durable, const struct range *ranges, uint32_t count)
+{
+	int ret = durable_failure(durable);
+	if (ret || !count)
 		return ret;
-	touch(durable, offset + length - 1);
-	switch (durable->method) {
-	case RPMAPY_DURABLE_MSYNC:
-		ret = persist_msync(durable, offset, length);
-		break;
-	case RPMAPY_DURABLE_PMEM:
-		atomic_load (&pmem.persist)(durable->mapping + offset, length);
-		break;
-	default:
+	if (durable->method == RPMAPY_DURABLE_MSYNC)
+		persist_msync(durable, ranges, count);
+	else if (durable->method == RPMAPY_DURABLE_PMEM)
+		persist_pmem(durable, ranges, count);
+	else
 		return EOPNOTSUPP;
-	}
-	return ret ? ret : failure(durable);
+	/* A last look: what has become known by now is of these ranges, too, whoever came upon it.
+	 */
+	return durable_failure(durable);
 }
 
 int
@@ -381,7 +396,7 @@ rpmapy_durable_flush(struct rpmapy_durable *durable, uint64_t offset, uint64_t l
 	else
 		ret = durable_copy(durable, offset, length);
 	if (!ret)
-		ret = durable_persist(durable, offset, length);
+		ret = durable_persist(durable, &(struct range){offset, length}, length != 0);
 	handle_leave(&durable->handle);
 	return ret;
 }
@@ -392,14 +407,14 @@ write_back(struct rpmapy_durable *durable)
 {
 	bool by_run = durable->method == RPMAPY_DURABLE_PMEM;
 	uint64_t first = 0, last = 0, next; /* what is copied and not yet durable */
-	int ret = failure(durable);
+	int ret = durable_failure(durable);
 	for (uint64_t offset = 0; !ret && offset < durable->size; offset = next) {
 		next = durable_page_up(durable, offset + 1);
 		const char *shadow = durable->memory + offset;
 		if (!memcmp(shadow, durable->mapping + offset, next - offset))
 			continue;
 		if (last > first && by_run && last != offset) {
-			ret = durable_persist(durable, first, last - first);
+			ret = durable_persist(durable, &(struct range){first, last - first}, 1);
 			first = last;
 		}
 		if (last == first)
@@ -408,7 +423,8 @@ write_back(struct rpmapy_durable *durable)
 		if (!ret)
 			ret = durable_copy(durable, offset, next - offset);
 	}
-	return ret ? ret : durable_persist(durable, first, last - first);
+	const struct range rest = {first, last - first};
+	return ret ? ret : durable_persist(durable, &rest, last != first);
 }
 
 /* What clients wrote into the shadow and did not flush. Without a shadow it is the kernel's. */
@@ -430,7 +446,7 @@ rpmapy_durable_failed(struct rpmapy_durable *durable)
 {
 	if (handle_enter(&durable->handle))
 		return durable->failed;
-	int ret = failure(durable);
+	int ret = durable_failure(durable);
 	handle_leave(&durable->handle);
 	return ret;
 }

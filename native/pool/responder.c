@@ -82,6 +82,7 @@ struct rpmapy_answering {
 	struct arrival *arrivals; /* room for depth: a receive is posted again after it was taken */
 	struct request *requests; /* of the batch: room for depth */
 	uint32_t *order;          /* the requests with something to flush, sorted */
+	struct range *ranges;     /* of them: room for depth */
 	uint32_t arrived;
 	uint64_t sent, retired; /* answers: posted, and those of them whose buffers are free */
 	bool is_broken;         /* a request to the RNIC failed: the connection is over */
@@ -311,27 +312,55 @@ next_range(const struct rpmapy_answering *answering, uint32_t *at, uint32_t end,
 	return true;
 }
 
-/* The requests order[at .. end - 1], all of one pool. */
-static void
-flush_pool(struct rpmapy_answering *answering, uint32_t at, uint32_t end)
+/* What of a batch is of one pool: requests order[at .. end - 1], and from them ranges[at ...]. */
+struct part {
+	uint32_t at, end, count;
+	struct pool *pool;
+};
+
+static bool
+next_part(struct rpmapy_answering *answering, uint32_t sorted, struct part *part)
 {
-	struct pool *pool = answering->requests[answering->order[at]].pool;
-	struct rpmapy_durable *durable = pool->durable;
+	const struct request *requests = answering->requests;
+	const uint32_t *order = answering->order;
+	*part = (struct part){.at = part->end, .end = part->end};
+	if (part->at == sorted)
+		return false;
+	part->pool = requests[order[part->at]].pool;
+	while (part->end < sorted && requests[order[part->end]].pool == part->pool)
+		part->end++;
+	bool by_pages = part->pool->durable->method == RPMAPY_DURABLE_MSYNC;
+	struct range range;
+	for (uint32_t i = part->at;
+	     next_range(answering, &i, part->end, by_pages, &range.offset, &range.length);) {
+		if (range.length)
+			answering->ranges[part->at + part->count++] = range;
+	}
+	return true;
+}
+
+/* To the byte: what lies between is not flushed, though it may be in the same page. */
+static void
+copy_part(struct rpmapy_answering *answering, const struct part *part)
+{
 	uint64_t begin, length;
 	int ret = 0;
-	/* To the byte: what lies between is not flushed, though it may be in the same page. */
-	for (uint32_t i = at; !ret && next_range(answering, &i, end, false, &begin, &length);)
-		ret = durable_copy(durable, begin, length);
-	bool by_pages = durable->method == RPMAPY_DURABLE_MSYNC;
-	for (uint32_t i = at; !ret && next_range(answering, &i, end, by_pages, &begin, &length);) {
-		ret = durable_persist(durable, begin, length);
-		if (!ret && length) {
-			count(&answering->counts.ranges, 1);
-			count(&answering->counts.bytes, length);
-		}
-	}
+	for (uint32_t i = part->at;
+	     !ret && next_range(answering, &i, part->end, false, &begin, &length);)
+		ret = durable_copy(part->pool->durable, begin, length);
+}
+
+static void
+persist_part(struct rpmapy_answering *answering, const struct part *part)
+{
+	const struct range *ranges = answering->ranges + part->at;
+	int ret = durable_persist(part->pool->durable, ranges, part->count);
 	/* All of them: which pages a failed write-back was of, the kernel does not say. */
-	pool->has_failed = ret != 0;
+	part->pool->has_failed = ret != 0;
+	for (uint32_t i = 0; !ret && i < part->count; i++) {
+		count(&answering->counts.ranges, 1);
+		count(&answering->counts.bytes, ranges[i].length);
+	}
 }
 
 static void
@@ -341,12 +370,13 @@ flush(struct rpmapy_answering *answering, uint32_t taken)
 	uint32_t sorted = sort(answering, taken);
 	if (!sorted)
 		return;
-	for (uint32_t at = 0, end; at < sorted; at = end) {
-		const struct pool *pool = requests[answering->order[at]].pool;
-		for (end = at; end < sorted && requests[answering->order[end]].pool == pool; end++)
-			;
-		flush_pool(answering, at, end);
+	for (struct part part = {0}; next_part(answering, sorted, &part);) {
+		copy_part(answering, &part);
+		if (part.end - part.at < sorted)
+			rounds_begin(part.pool->durable, answering->ranges + part.at, part.count);
 	}
+	for (struct part part = {0}; next_part(answering, sorted, &part);)
+		persist_part(answering, &part);
 	pthread_mutex_lock(&answering->lock);
 	for (uint32_t i = 0; i < taken; i++) {
 		if (!requests[i].pool)
@@ -417,18 +447,33 @@ rest(struct rpmapy_answering *answering)
 	return ret == RPMAPY_E_TIMEOUT || ret == RPMAPY_AGAIN ? 0 : ret;
 }
 
+/* How many waits of all threads have begun. */
+static _Atomic uint64_t waits;
+
+/*
+ * A thread that polls for its client keeps a processor from those who work for others: with as many
+ * of them as half of the processors it is time to sleep.
+ */
+static bool
+may_poll(uint64_t number)
+{
+	uint64_t others = atomic_load_explicit(&waits, memory_order_relaxed) - number;
+	return others < (uint64_t)(processors() + 1) / 2;
+}
+
 /* Wait for completions, and take them; or for the end, when there may be none. */
 static int
 wait_for_some(struct rpmapy_answering *answering)
 {
 	struct polling polling = {0};
+	uint64_t number = atomic_fetch_add_explicit(&waits, 1, memory_order_relaxed) + 1;
 	bool any;
 	int ret;
 	for (;;) {
 		ret = collect(answering, &any);
 		if (ret || any || atomic_load(&answering->stopping))
 			break;
-		if (wait_polls(&polling, &answering->conn->cq))
+		if (wait_polls(&polling, &answering->conn->cq) && may_poll(number))
 			continue;
 		ret = rest(answering);
 		if (ret)
@@ -671,6 +716,7 @@ answering_finish(struct handle *handle)
 	free(answering->arrivals);
 	free(answering->requests);
 	free(answering->order);
+	free(answering->ranges);
 	/* Never in a forked child, where it would wait for threads that are not there. */
 	if (handle->generation == handle_generation())
 		pthread_cond_destroy(&answering->unused);
@@ -703,7 +749,8 @@ answering_setup(struct rpmapy_answering *answering)
 	answering->arrivals = calloc(depth, sizeof(*answering->arrivals));
 	answering->requests = calloc(depth, sizeof(*answering->requests));
 	answering->order = calloc(depth, sizeof(*answering->order));
-	if (!answering->arrivals || !answering->requests || !answering->order)
+	answering->ranges = calloc(depth, sizeof(*answering->ranges));
+	if (!answering->arrivals || !answering->requests || !answering->order || !answering->ranges)
 		return RPMA_E_NOMEM;
 	answering->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	answering->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

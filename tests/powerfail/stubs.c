@@ -1,5 +1,6 @@
 /*
- * stubs.c -- stands between the target and what makes its pools durable: msync and libpmem.
+ * stubs.c -- stands between the target and what makes its pools durable: the kernel's calls for it,
+ * and libpmem.
  *
  * pmem_persist flushes, and then tells which bytes of which file it has flushed, before it returns.
  * For the pools whose names begin with "control" neither does anything: the target answers, and
@@ -25,10 +26,16 @@ struct told {
 
 #define MAGIC 0x54534552u
 
-/*
- * The pool whose file is mapped at an address, and where. Nothing is kept: mappings come and go. A
- * pool that has just been created is mapped from a file whose name was .NAME.NUMBER.new then.
- */
+/* A pool that has just been created has a file whose name was .NAME.NUMBER.new then. */
+static void
+name_of(const char *path, char *name, size_t room)
+{
+	const char *file = strrchr(path, '/');
+	file = !file ? "" : file[1] == '.' ? file + 2 : file + 1;
+	snprintf(name, room, "%.*s", (int)strcspn(file, ".\n"), file);
+}
+
+/* The pool whose file is mapped at an address, and where. Nothing is kept: mappings come and go. */
 static int
 find(const void *address, char *name, size_t room, uint64_t *offset)
 {
@@ -42,9 +49,7 @@ find(const void *address, char *name, size_t room, uint64_t *offset)
 		if (sscanf(line, "%lx-%lx %*s %lx %*s %*s %n", &begin, &end, &in_file, &at) < 3 ||
 		    !at || (uintptr_t)address < begin || (uintptr_t)address >= end)
 			continue;
-		const char *file = strrchr(line + at, '/');
-		file = !file ? "" : file[1] == '.' ? file + 2 : file + 1;
-		snprintf(name, room, "%.*s", (int)strcspn(file, ".\n"), file);
+		name_of(line + at, name, room);
 		*offset = in_file + ((uintptr_t)address - begin);
 		found = 1;
 	}
@@ -58,6 +63,17 @@ static int
 is_control(const char *name)
 {
 	return strncmp(name, "control", strlen("control")) == 0;
+}
+
+static int
+is_controls(int fd)
+{
+	char link[64], path[512], name[256];
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	ssize_t length = readlink(link, path, sizeof(path) - 1);
+	path[length > 0 ? length : 0] = '\0';
+	name_of(path, name, sizeof(name));
+	return is_control(name);
 }
 
 static void
@@ -100,6 +116,20 @@ msync(void *address, size_t length, int flags)
 	if (find(address, name, sizeof(name), &offset) && is_control(name))
 		return 0;
 	return (int)syscall(SYS_msync, address, length, flags);
+}
+
+int
+sync_file_range(int fd, off_t offset, off_t length, unsigned flags)
+{
+	if (is_controls(fd))
+		return 0;
+	return (int)syscall(SYS_sync_file_range, fd, offset, length, flags);
+}
+
+int
+fdatasync(int fd)
+{
+	return is_controls(fd) ? 0 : (int)syscall(SYS_fdatasync, fd);
 }
 
 void

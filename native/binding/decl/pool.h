@@ -13,12 +13,12 @@ struct rpmapy_answering;
 /* ---- durable.c: the memory of a pool; failures of the storage are errnos ---- */
 
 #define RPMAPY_DURABLE_NONE 0  /* nothing makes it durable */
-#define RPMAPY_DURABLE_MSYNC 1 /* msync of a file's pages */
+#define RPMAPY_DURABLE_MSYNC 1 /* written to a file's storage */
 #define RPMAPY_DURABLE_PMEM 2  /* libpmem's pmem_persist */
 
 int rpmapy_durable_guard(void);
-int rpmapy_durable_new(void *memory, void *mapping, size_t size, int method,
-		       struct rpmapy_durable **out);
+int rpmapy_durable_new(void *memory, void *mapping, size_t size, int method, int fd,
+		       uint64_t file_offset, struct rpmapy_durable **out);
 int rpmapy_durable_flush(struct rpmapy_durable *durable, uint64_t offset, uint64_t length);
 int rpmapy_durable_write_back(struct rpmapy_durable *durable);
 int rpmapy_durable_failed(struct rpmapy_durable *durable);

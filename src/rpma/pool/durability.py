@@ -138,6 +138,8 @@ class Durable(NativeObject):
         memory: WritableBuffer,
         mapping: WritableBuffer | None,
         persistency: Persistency,
+        fd: int | None = None,
+        file_offset: int = 0,
     ) -> None:
         """Describe it.
 
@@ -146,6 +148,9 @@ class Durable(NativeObject):
             mapping: the same bytes of the mapped file, where `memory` is a shadow of it in DRAM,
                 out of which a flush copies them; None where `memory` is all there is.
             persistency: what makes them durable.
+            fd: the mapped file, which is opened once more, where there is one. Without it many
+                ranges are not made durable by one flush.
+            file_offset: where in the file the mapping begins.
 
         Raises:
             InvalidArgumentError: the two are of different sizes, or empty.
@@ -164,7 +169,13 @@ class Durable(NativeObject):
                 raise StorageError(f"cannot guard the mapping: {os.strerror(number)}")
             out = handle_out("rpmapy_durable")
             ret = lib.rpmapy_durable_new(
-                pointer_to(view), pointer_to(file), view.nbytes, _METHODS[persistency], out
+                pointer_to(view),
+                pointer_to(file),
+                view.nbytes,
+                _METHODS[persistency],
+                -1 if fd is None else fd,
+                file_offset,
+                out,
             )
             if ret:
                 raise _error(ret, "describe the memory of a pool")

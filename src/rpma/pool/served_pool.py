@@ -109,7 +109,7 @@ class ServedPool:
             self._data = stored
             if is_persistent and direct_write_to_pmem:
                 self.persistency = Persistency.FLUSH
-            self.durable = Durable(stored, None, self.persistency)
+            self.durable = Durable(stored, None, self.persistency, self.file.fd, DATA_OFFSET)
             return
         shadows.take(size, self.name)
         self._shadows = shadows
@@ -117,7 +117,7 @@ class ServedPool:
         self._shadow = _memory(size, self.name)
         self._data = self._shadow.view
         _fill(self._data, self.file.fd, self.name)
-        self.durable = Durable(self._data, stored, self.persistency)
+        self.durable = Durable(self._data, stored, self.persistency, self.file.fd, DATA_OFFSET)
         log.info(
             "pool %r has a copy in DRAM: %s of the %s for such copies are taken",
             self.name,
