@@ -50,6 +50,7 @@ void engine_remove(struct source *source);
 void engine_set_deadline(struct source *source, int64_t deadline);
 
 extern _Atomic bool engine_is_lost; /* fork.c */
+int engine_refuse(void);            /* EPERM, and tell the user why */
 
 int64_t engine_now(void); /* CLOCK_MONOTONIC, in nanoseconds */
 
@@ -60,7 +61,7 @@ int64_t engine_now(void); /* CLOCK_MONOTONIC, in nanoseconds */
 static inline int
 engine_usable(void)
 {
-	return atomic_load_explicit(&engine_is_lost, memory_order_relaxed) ? EPERM : 0;
+	return atomic_load_explicit(&engine_is_lost, memory_order_relaxed) ? engine_refuse() : 0;
 }
 
 /* ---- for the device ---- */

@@ -2,6 +2,7 @@
 /* fork.c -- what happens to the device's file descriptors in a child process. */
 #include "engine.h"
 
+#include "say.h"
 #include "uncancelled.h"
 
 #include <pthread.h>
@@ -16,6 +17,15 @@ static struct {
 } children = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 SOFTRNIC_EXPORT _Atomic bool engine_is_lost;
+
+SOFTRNIC_EXPORT int
+engine_refuse(void)
+{
+	SAY_ONCE("this process is a fork of one that uses the device, and cannot use it: all calls "
+		 "fail with EPERM (Operation not permitted). Fork before the device is used, that "
+		 "is before a connection is made or listened for");
+	return EPERM;
+}
 
 void
 engine_is_used(bool is)

@@ -43,8 +43,8 @@ PUBLIC: dict[str, str] = {
 #: For librdmacm.so.1 beside it, for who counts objects, and for the debug build of librpma.
 INTERNAL = """crc32c crc32c_matches crc32c_put device_shared_context device_shared_pd engine_add
     engine_change engine_close_in_child engine_forget_fd engine_now engine_remove
-    engine_set_deadline engine_is_lost mpa_decode mpa_encode qp_connect qp_disconnect qp_find
-    qp_forget_events qp_put softrnic_count softrnic_watch_memory source_get source_init
+    engine_set_deadline engine_is_lost engine_refuse mpa_decode mpa_encode qp_connect qp_disconnect
+    qp_find qp_forget_events qp_put softrnic_count softrnic_watch_memory source_get source_init
     source_put"""
 
 #: What providers' libraries of rdma-core 24 to 60 ask for.

@@ -418,6 +418,8 @@ _HINTS = {
     errno.ENODEV: "no RDMA device has this address ('rpma info' lists devices and addresses)",
     errno.ENOMEM: "is RLIMIT_MEMLOCK ('ulimit -l') large enough?",
     errno.EACCES: "may this user open the files below /dev/infiniband?",
+    errno.EPERM: "is this process a fork of one that uses the soft RNIC? It must be forked before "
+    "the device is used (docs/fabrics.md)",
     errno.EFAULT: "the memory cannot be pinned: Linux 6.5 and newer refuse mapped files, except on "
     "tmpfs, hugetlbfs and device DAX",
     errno.EOPNOTSUPP: "the memory cannot be pinned: file system DAX needs a device with on-demand "

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import gc
 import itertools
 import mmap
@@ -617,6 +618,36 @@ def test_a_child_forked_while_a_thread_waits_does_not_hang(peer: rpma.Peer, fabr
         finally:
             stop.set()
             thread.join()
+
+
+def test_a_child_of_a_process_that_uses_the_soft_rnic_without_rpma_is_told_why(
+    fabric: Fabric,
+) -> None:
+    if fabric.name != "soft":
+        pytest.skip("a kernel's device may be opened in a forked child")
+    code = """
+import ctypes, os, socket, struct, rpma
+folder = os.path.dirname(rpma.fabric.ibverbs_path)
+cm = ctypes.CDLL(os.path.join(folder, "librdmacm.so.1"))
+listener, own = ctypes.c_void_p(), socket.inet_aton("127.0.0.1")
+address = struct.pack("=HH4s8x", socket.AF_INET, 0, own)
+assert cm.rdma_create_id(None, ctypes.byref(listener), None, 0x0106) == 0
+assert cm.rdma_bind_addr(listener, address) == cm.rdma_listen(listener, 0) == 0
+if pid := os.fork():
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+try:
+    rpma.Device("127.0.0.1")
+except rpma.ProviderError as error:
+    print(error.errno, error, flush=True)
+os._exit(0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    number, _, message = done.stdout.partition(" ")
+    assert int(number) == errno.EPERM
+    assert "is this process a fork of one that uses the soft RNIC?" in message
+    assert done.stderr.count("softrnic: this process is a fork of one that uses the device") == 1
 
 
 def test_a_child_that_exits_as_usual_leaves_the_parent_alone(fabric: Fabric) -> None:

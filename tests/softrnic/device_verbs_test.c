@@ -3,6 +3,7 @@
 #include "device_test.h"
 
 #include <sys/mman.h>
+#include <sys/wait.h>
 
 /* ---- queue pairs ---- */
 
@@ -129,6 +130,74 @@ test_connections_are_not_made_by_hand(void)
 	attr.qp_state = IBV_QPS_RESET;
 	CHECK(ibv_modify_qp(both.a.qp, &attr, IBV_QP_STATE), 0);
 	CHECK(query(both.a.qp).dest_qp_num, 0);
+	both_fini(&both);
+}
+
+/* ---- a child ---- */
+
+static void
+use_it_all(struct ibv_qp *qp)
+{
+	struct ibv_wc wc;
+	struct rdma_cm_id *id;
+	CHECK(ibv_poll_cq(qp->send_cq, 1, &wc), -EPERM);
+	CHECK(ibv_alloc_pd(qp->context) == NULL, 1);
+	CHECK(errno, EPERM);
+	CHECK_FAILS(rdma_create_id(NULL, &id, NULL, RDMA_PS_TCP), EPERM);
+}
+
+static void
+check_what_a_child_says(struct ibv_qp *qp, const char *level, int lines)
+{
+	int status;
+	pid_t child = fork();
+	MUST(child >= 0);
+	if (child == 0) {
+		MUST(!(level ? setenv("VERBS_LOG_LEVEL", level, 1) : unsetenv("VERBS_LOG_LEVEL")));
+		listen_to(use_it_all, qp);
+		CHECK(count_in(said, "\n"), lines);
+		CHECK(count_in(said, "softrnic: this process is a fork"), lines);
+		CHECK(count_in(said, "EPERM"), lines);
+		fflush(stdout);
+		_exit(failures != 0);
+	}
+	MUST(waitpid(child, &status, 0) == child);
+	CHECK(status, 0);
+}
+
+static void
+test_a_forked_child_is_told_why(void)
+{
+	struct both both;
+	both_init(&both, NULL);
+	check_what_a_child_says(both.a.qp, NULL, 1);
+	check_what_a_child_says(both.a.qp, "0", 0);
+	both_fini(&both);
+}
+
+static void
+test_what_is_said_goes_into_a_file(void)
+{
+	char path[] = "/tmp/verbs_test_XXXXXX", line[512] = "";
+	int fd = mkstemp(path), status;
+	struct both both;
+	MUST(fd >= 0);
+	both_init(&both, NULL);
+	pid_t child = fork();
+	MUST(child >= 0);
+	if (child == 0) {
+		MUST(!setenv("VERBS_LOG_FILE", path, 1));
+		listen_to(use_it_all, both.a.qp);
+		CHECK(strlen(said), 0);
+		fflush(stdout);
+		_exit(failures != 0);
+	}
+	MUST(waitpid(child, &status, 0) == child);
+	CHECK(status, 0);
+	MUST(read(fd, line, sizeof(line) - 1) > 0);
+	CHECK(count_in(line, "softrnic: this process is a fork"), 1);
+	close(fd);
+	unlink(path);
 	both_fini(&both);
 }
 
@@ -267,6 +336,8 @@ main(void)
 
 	RUN(test_a_new_queue_pair_is_idle);
 	RUN(test_connections_are_not_made_by_hand);
+	RUN(test_a_forked_child_is_told_why);
+	RUN(test_what_is_said_goes_into_a_file);
 	RUN(test_a_completion_vector_that_is_not_there);
 	RUN(test_prefetching);
 	RUN(test_prefetching_a_file);
