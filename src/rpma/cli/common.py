@@ -70,7 +70,7 @@ def failing(command: str) -> Iterator[None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
     except ImportError as error:
-        if error.name not in ("msgspec", "numpy", "matplotlib", "prometheus_client"):
+        if error.name not in ("msgspec", "numpy", "matplotlib", "prometheus_client", "h11"):
             raise
         fail(command, str(error))
     except (RpmaError, OSError) as error:

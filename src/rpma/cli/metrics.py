@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,18 @@ import rpma
 from rpma import RpmaError
 
 try:
-    from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+    from prometheus_client import CollectorRegistry, ProcessCollector
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+    from prometheus_client.exposition import choose_encoder
     from prometheus_client.registry import Collector
+
+    from rpma.cli.web import PageServer
 except ImportError as error:
+    if error.name not in ("prometheus_client", "h11"):
+        raise
     raise ImportError(
-        "--metrics needs prometheus_client, which is not installed: pip install 'rpma[metrics]'",
-        name="prometheus_client",
+        f"--metrics needs {error.name}, which is not installed: pip install 'rpma[metrics]'",
+        name=error.name,
     ) from error
 
 if TYPE_CHECKING:
@@ -30,7 +36,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("rpma.serve")
 
 PATIENCE = 5.0
-"""How long storage that is busy may hold up an answer, in seconds."""
+"""How long the target may take to answer, in seconds."""
+
+_OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 @contextlib.contextmanager
@@ -43,20 +51,21 @@ def export(target: Target, host: str, port: int) -> Iterator[int]:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Exporter(target))
     ProcessCollector(registry=registry)
+
+    def page(is_openmetrics: bool) -> tuple[str, bytes]:
+        encode, kind = choose_encoder(_OPENMETRICS if is_openmetrics else "")
+        return kind, encode(registry)
+
     try:
-        server, thread = start_http_server(port, host, registry)
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.create_server((host, port), family=family)
     except OSError as error:
         words = f"cannot listen on {host} port {port} for metrics: {error.strerror or error}"
         raise OSError(error.errno, words) from None
-    log.info(
-        "metrics at http://%s:%d/metrics", f"[{host}]" if ":" in host else host, server.server_port
-    )
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    port = int(listening.getsockname()[1])
+    with listening, PageServer(page, log).serving(listening):
+        log.info("metrics at http://%s:%d/metrics", f"[{host}]" if ":" in host else host, port)
+        yield port
 
 
 class Exporter(Collector):

@@ -44,7 +44,7 @@ class Metrics(NamedTuple):
         refused_logins: how many did not show the token.
         refused_connections: how many that have the token were one too many.
         displaced_strangers: how many that had not shown it yet gave way to others.
-        pools: how many there are, by kind: "file" and "dram".
+        pools: how many there are, by kind: "file" and "dram"; none before they have been counted.
         bytes: in these pools, by kind.
         open_pools: how many of them somebody has open.
         shadow_bytes: memory that copies take of pools whose files the device cannot work on.

@@ -15,7 +15,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rpma._native import fabric
-from rpma.errors import InvalidArgumentError, WaitTimeoutError
+from rpma.errors import InvalidArgumentError, RpmaError, WaitTimeoutError
 from rpma.pool import logic
 from rpma.pool.address import TargetAddress
 from rpma.pool.errors import TargetError
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from rpma._types import Buffer
+    from rpma.pool.catalog import Totals
 
 T = TypeVar("T")
 
@@ -45,6 +46,9 @@ OPENING_THREADS = 4
 
 SHORTEST_TOKEN = 16
 """A shorter token can be found by trying, in bytes."""
+
+COUNTED_WITHIN = 0.2
+"""How long the metrics wait for a count of the pools, in seconds."""
 
 DEFAULT_LISTEN = "127.0.0.1:7204"
 
@@ -145,6 +149,8 @@ class Target:
         self.strangers: Strangers[Session] = Strangers()
         self.sparing: Sparing
         self._count = 0
+        self._counting: asyncio.Future[dict[str, Totals]] | None = None
+        self._totals: dict[str, Totals] = {}
         self._drain = 0.0
         self._hurry: asyncio.Event
         self._started = threading.Event()
@@ -197,11 +203,12 @@ class Target:
         """What it has done, and what it has.
 
         Args:
-            timeout: in seconds; None waits for ever for storage that is busy.
+            timeout: in seconds; None waits for ever. The target answers at once, unless its process
+                has no time: what it says of pools is what it last found where storage is busy.
 
         Raises:
             TargetError: it does not run.
-            WaitTimeoutError: storage was busy for so long.
+            WaitTimeoutError: it has not answered for so long.
         """
         loop = self._loop
         if loop is None or self._thread is None or not self._thread.is_alive():
@@ -216,7 +223,7 @@ class Target:
             return future.result(timeout)
         except FutureTimeoutError:
             future.cancel()
-            raise WaitTimeoutError("the target's storage is busy") from None
+            raise WaitTimeoutError("the target does not answer in time") from None
         except CancelledError:
             raise TargetError("the target ends") from None
 
@@ -340,8 +347,22 @@ class Target:
             future.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
 
+    async def _count_pools(self) -> dict[str, Totals]:
+        """How many there are, and their size; what was found last while storage is busy."""
+        if self._counting is None:
+            self._counting = asyncio.ensure_future(self.on_storage(self.pools.totals))
+        counting = self._counting
+        await asyncio.wait({counting}, timeout=COUNTED_WITHIN)
+        if counting.done() and counting is self._counting:
+            self._counting = None
+            try:
+                self._totals = counting.result()
+            except (RpmaError, OSError) as error:
+                self.sparing(logging.WARNING, "pools are not counted", "no count: %s", error)
+        return self._totals
+
     async def _measure(self) -> Metrics:
-        totals = await self.on_storage(self.pools.totals)
+        totals = await self._count_pools()
         tally, flushes = self.tally, [session.flushes for session in self._sessions.values()]
         return Metrics(
             clients=self.clients,
