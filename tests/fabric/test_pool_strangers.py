@@ -22,8 +22,9 @@ from targets import MIB, TOKEN, Stranger, connect, serving, wait_left, wait_unti
 
 import rpma
 from fabrics.fabric import Fabric
+from rpma import allocation
 from rpma.errors import RpmaError
-from rpma.pool import Client, Target, messages, served, session, ssh, store, strangers, words
+from rpma.pool import Client, Target, messages, session, ssh, store, strangers, words
 
 msgspec = pytest.importorskip("msgspec")
 
@@ -398,7 +399,7 @@ FAILING = [
     (errno.ENOSPC, store.os, "posix_fallocate"),
     (errno.EROFS, store.os, "unlink"),
     (errno.EIO, store.os, "pread"),
-    (errno.ENOMEM, served.allocation, "map_file"),
+    (errno.ENOMEM, allocation, "map_file"),
     (errno.EMFILE, session.Session, "_check_room"),
 ]
 
