@@ -15,6 +15,7 @@ a `PoolArray` keeps its task until the network is done with the array.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import warnings
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from rpma.pool.datapath import DataPath
     from rpma.pool.header import Attributes
     from rpma.pool.messages import Access, PoolInfo
+    from rpma.pool.pool_logic import PoolLogic
 
     Progress = Callable[[int, int], object]
 
@@ -169,11 +171,12 @@ class Client(_Closing):
         self._pools.append(pool)
         return pool
 
-    def _abandon(self, opened: logic.PoolLogic) -> None:
+    def _abandon(self, opened: PoolLogic) -> None:
         """A task that was cancelled had asked for it."""
         if not self._closed:
             pool = Pool(self, opened)
-            self._driver.later(pool.close())
+            self._pools.append(pool)
+            self._driver.begin(pool.close())
 
     @property
     def _path(self) -> DataPath:
@@ -197,14 +200,23 @@ class Client(_Closing):
         """Close its pools, after what was issued is done, and the connection. Idempotent."""
         if self._closed:
             return
-        async with contextlib.AsyncExitStack() as stack:  # all of it, whatever fails
-            stack.callback(self._end)
-            for pool in tuple(self._pools):
-                stack.push_async_callback(pool.close, timeout=timeout)
+        failure: Exception | None = None
+        deadline = self._driver.deadline(timeout)
+        try:
+            for pool in tuple(self._pools):  # all of them, whatever fails
+                try:
+                    await pool.close(timeout=self._driver.left(deadline))
+                except (RpmaError, OSError) as error:
+                    failure = failure or error
+        finally:
+            self._end()
+        if failure is not None:
+            raise failure
 
     def _end(self) -> None:
-        self._closed = True
-        self._driver.close()
+        if not self._closed:
+            self._closed = True
+            self._driver.close()
 
     async def __aenter__(self) -> Client:
         if self._closed:
@@ -224,7 +236,7 @@ class Client(_Closing):
 class Pool(OpenedPool, _Closing):
     """A pool that is open. See `rpma.pool.Pool`."""
 
-    def __init__(self, client: Client, pool: logic.PoolLogic) -> None:
+    def __init__(self, client: Client, pool: PoolLogic) -> None:
         """Made by `Client`."""
         super().__init__(pool)
         self._client = client
@@ -233,6 +245,7 @@ class Pool(OpenedPool, _Closing):
         self._outbox = Outbox(pool, client._driver.loop)
         self._owns_client = False
         self._arrays: list[PoolArray] = []
+        self._closing: asyncio.Task[None] | None = None
 
     @property
     def client(self) -> Client:
@@ -354,19 +367,35 @@ class Pool(OpenedPool, _Closing):
         await self._client._driver.whole(self._logic.commit(content_length, persist), timeout)
 
     async def close(self, *, timeout: float | None = None) -> None:
-        """Close it, after what was issued is done."""
-        if self._logic.closed:
-            return
+        """Close it, after what was issued is done.
+
+        It goes on by itself where the task is cancelled meanwhile, and whoever else closes it waits
+        for that.
+        """
         driver = self._client._driver
-        is_lost = driver.is_lost or self._client.closed
-        arrays = [array._array for array in self._arrays]
+        if self._closing is not None:
+            await driver.ended(self._closing, driver.deadline(timeout))
+            return
+        self._closing = driver.begin(self._close(timeout))
         try:
-            await driver.whole(self._logic.close(is_lost, arrays), timeout)
+            await asyncio.shield(self._closing)
+        except asyncio.CancelledError:
+            if self._owns_client:
+                self._client._end()
+            raise
         finally:
-            if self in self._client._pools:
-                self._client._pools.remove(self)
             if self._owns_client:
                 await self._client.close()
+
+    async def _close(self, timeout: float | None) -> None:
+        driver = self._client._driver
+        try:
+            if not (driver.is_lost or self._client.closed):
+                await driver.run(self._logic.close(), timeout)
+        finally:
+            self._logic.let_go([array._array for array in self._arrays])
+            if self in self._client._pools:
+                self._client._pools.remove(self)
 
     async def __aenter__(self) -> Pool:
         self._logic.check_open()
@@ -405,6 +434,8 @@ class PoolArray:
     def close(self) -> None:
         """Deregister its memory; `local` lives on as an ordinary array."""
         self._array.close()
+        if self in self._pool._arrays:
+            self._pool._arrays.remove(self)
 
 
 def connect(

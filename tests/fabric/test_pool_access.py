@@ -22,11 +22,13 @@ from rpma.pool import (
     PoolExistsError,
     Target,
     TargetError,
-    logic,
     messages,
+    needs,
+    pool_logic,
     session,
     transfers,
 )
+from rpma.pool.order import Call
 
 pytestmark = pytest.mark.fabric
 
@@ -108,7 +110,7 @@ def opened(client: Client, other: Client, access: str) -> Pool:
         return other.open_pool("pool", access="shared")
     if access == "closed":
         pool = client.open_pool("pool", access="write")
-        client._driver.run(logic._ask(messages.Close(pool._logic.number), Done), SOON)
+        client._driver.run(needs.ask(messages.Close(pool._logic.number), Done), SOON)
         return pool
     return client.open_pool("pool", access=access)  # type: ignore[arg-type]
 
@@ -126,7 +128,7 @@ def test_a_request_needs_its_access(
         request = make(opened(client, other, access)._logic.number)
         if issubclass(wanted, Exception):
             with pytest.raises(wanted):
-                client._driver.run(logic._ask(request, messages.Reply), SOON)
+                client._driver.run(needs.ask(request, messages.Reply), SOON)
         else:
             assert isinstance(ask(client, request), wanted)
         if kind in (messages.SetContent, messages.Commit):
@@ -147,12 +149,12 @@ def test_replacing_a_pool_excludes_those_who_write(
             assert isinstance(ask(client, request), Opened)
         else:
             with pytest.raises(PoolBusyError):
-                client._driver.run(logic._ask(request, messages.Reply), SOON)
+                client._driver.run(needs.ask(request, messages.Reply), SOON)
 
 
 def ask(client: Client, request: messages.Request) -> Any:
     def steps() -> Any:
-        return (yield logic.Exchange(messages.encode(request)))
+        return (yield needs.Exchange(messages.encode(request)))
 
     return messages.decode(client._driver.run(steps(), SOON), messages.Reply)
 
@@ -173,13 +175,18 @@ def for_everything(descriptor: bytes) -> rpma.RemoteMemoryRegion:
 
 def flush_request(client: Client, pool: Pool) -> None:
     path, number = client._path, pool._logic.number
-    steps = transfers.durable(path, lambda waiter: path.request_flush(number, 0, 8, waiter))
-    client._driver.run(steps, SOON)
+    with Call(path.order, pool, 0, 8, writes=False) as call:
+        steps = transfers.durable(
+            path, call, 8, lambda waiter: path.request_flush(number, 0, 8, waiter)
+        )
+        client._driver.run(steps, SOON)
 
 
 def swap(client: Client, pool: Pool) -> None:
-    steps = transfers.compare_and_swap(client._path, pool._logic.number, 0, 0, 1)
-    client._driver.run(steps, SOON)
+    path, number = client._path, pool._logic.number
+    with Call(path.order, pool, 0, 8, writes=True, asks=True) as call:
+        steps = transfers.compare_and_swap(path, call, number, 0, 0, 1)
+        client._driver.run(steps, SOON)
 
 
 def write(client: Client, pool: Pool) -> None:
@@ -215,7 +222,7 @@ def test_the_data_connection_needs_its_access(
     operation: Callable[[Client, Pool], None],
     access: str,
 ) -> None:
-    monkeypatch.setattr(logic, "RemoteMemoryRegion", for_everything)
+    monkeypatch.setattr(pool_logic, "RemoteMemoryRegion", for_everything)
     wanted = OPERATIONS[operation][ACCESSES.index(access)]
     with connect(target) as other, reckless(target) as client:
         pool = opened(client, other, access)

@@ -55,8 +55,9 @@ from rpma.pool import (
     TargetError,
     TargetLost,
     channel,
-    logic,
     messages,
+    needs,
+    pool_logic,
     served,
     session,
     tasks,
@@ -1012,11 +1013,11 @@ ARBITRARY_REQUESTS: list[Any] = [
     messages.Close(0),
     messages.Close((1 << 32) - 1),
     messages.SetContent(7, 1),
-    messages.Create("../outside", 1, rpma.pool.Attributes(), None, False),
-    messages.Create("pool", 0, rpma.pool.Attributes(), None, False),
-    messages.Create("pool", 1 << 62, rpma.pool.Attributes(), None, False),
-    messages.Create("pool", 10, rpma.pool.Attributes(), 11, False),
-    messages.Create("pool", 1 << 62, rpma.pool.Attributes(), None, True),
+    messages.Create("../outside", 1, rpma.pool.Attributes(), None, False, False, False),
+    messages.Create("pool", 0, rpma.pool.Attributes(), None, False, False, False),
+    messages.Create("pool", 1 << 62, rpma.pool.Attributes(), None, False, False, False),
+    messages.Create("pool", 10, rpma.pool.Attributes(), 11, False, False, False),
+    messages.Create("pool", 1 << 62, rpma.pool.Attributes(), None, True, False, False),
     messages.Open("../../etc/passwd", "write"),
     messages.Open("", "read"),
     messages.Describe("../outside"),
@@ -1031,7 +1032,7 @@ def test_requests_that_no_client_of_ours_sends(target: Target, tmp_path: Path) -
     with connect(target) as client:
         for request in ARBITRARY_REQUESTS:
             with pytest.raises(PoolError):
-                client._driver.run(logic._ask(request, messages.Done), SOON)
+                client._driver.run(needs.ask(request, messages.Done), SOON)
         assert client.list_pools(timeout=SOON) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert not (tmp_path.parent / "outside.pool").exists()
@@ -1045,7 +1046,7 @@ def test_a_client_that_talks_nonsense_ends_its_own_session_only(
     msgspec = pytest.importorskip("msgspec")
 
     def talk() -> Any:
-        return (yield logic.Exchange(msgspec.msgpack.encode(message)))
+        return (yield needs.Exchange(msgspec.msgpack.encode(message)))
 
     client = connect(target, bounce_size=MIB)
     try:
@@ -1065,7 +1066,7 @@ class Descriptors:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[bytes] = []
-        monkeypatch.setattr(logic, "RemoteMemoryRegion", self._note)
+        monkeypatch.setattr(pool_logic, "RemoteMemoryRegion", self._note)
 
     def _note(self, descriptor: bytes) -> rpma.RemoteMemoryRegion:
         self.seen.append(descriptor)

@@ -324,9 +324,9 @@ def test_a_client_that_is_refused_much_leaves_few_and_short_lines(
 
 
 def ask(client: Client, request: messages.Request) -> Any:
-    from rpma.pool import logic
+    from rpma.pool import needs
 
-    return client._driver.run(logic._ask(request, messages.Done), 20)
+    return client._driver.run(needs.ask(request, messages.Done), 20)
 
 
 # ---- no path of the target -----------------------------------------------------------------------

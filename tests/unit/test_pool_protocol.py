@@ -35,6 +35,7 @@ from rpma.pool import (
     channel,
     logic,
     messages,
+    needs,
 )
 from rpma.pool.address import parse_pool
 from rpma.pool.channel import MAX_PAYLOAD, NONCE_SIZE, Channel, Keys
@@ -587,7 +588,7 @@ def test_errors_are_what_python_programmers_catch(
 def test_a_failure_is_raised_as_what_the_target_met(code: str, text: str) -> None:
     payload = messages.encode(messages.Failed(code, text))
     with pytest.raises(PoolError) as caught:
-        logic._reply(payload, messages.Done)
+        needs.reply(payload, messages.Done)
     assert type(caught.value) is BY_WIRE_CODE.get(code, PoolError)
     assert str(caught.value) == explained(text)
 
@@ -600,7 +601,7 @@ def test_a_reply_of_another_kind_is_refused(message: Any) -> None:
         messages.encode(messages.Close(1)),
     ):
         with pytest.raises(ProtocolError):
-            logic._reply(payload, messages.Done)
+            needs.reply(payload, messages.Done)
 
 
 # ---- coming in, without a network ----------------------------------------------------------------
@@ -609,12 +610,12 @@ def test_a_reply_of_another_kind_is_refused(message: Any) -> None:
 def come_in(address: TargetAddress, token: bytes, *replies: bytes) -> list[Any]:
     """What a client needs one after the other, given these replies."""
     steps = logic.connect(address, token, 1 << 20, None)
-    needs, left = [next(steps)], list(replies)
-    while not isinstance(needs[-1], logic.Run):
-        waits = isinstance(needs[-1], logic.Receive | logic.Exchange)
-        needs.append(steps.send(left.pop(0) if waits else None))
+    found, left = [next(steps)], list(replies)
+    while not isinstance(found[-1], needs.Run):
+        waits = isinstance(found[-1], needs.Receive | needs.Exchange)
+        found.append(steps.send(left.pop(0) if waits else None))
     steps.close()
-    return needs
+    return found
 
 
 HELLO = messages.Hello(messages.VERSION, bytes(32))
@@ -624,19 +625,19 @@ def test_a_client_shows_its_token_and_secures_the_channel_before_it_believes_any
     address = TargetAddress("db1", 99, "ann")
     hello = messages.encode(HELLO)
     steps = logic.connect(address, b"token", 1 << 20, None)
-    assert next(steps) == logic.Dial(address)
-    assert steps.send(None) == logic.Receive()
+    assert next(steps) == needs.Dial(address)
+    assert steps.send(None) == needs.Receive()
     need = steps.send(hello)
-    assert isinstance(need, logic.Exchange)
+    assert isinstance(need, needs.Exchange)
     login = messages.decode(need.payload, messages.Login)
     assert login.user == "ann"
     keys = Keys.derive(b"token", bytes(32), login.nonce, "ann")
     keys.check_client(login.proof)
     assert b"token" not in need.payload
-    assert steps.send(messages.encode(messages.Accepted(keys.target_proof))) == logic.Secure(keys)
-    assert steps.send(None) == logic.Receive()
+    assert steps.send(messages.encode(messages.Accepted(keys.target_proof))) == needs.Secure(keys)
+    assert steps.send(None) == needs.Receive()
     found = messages.Session(None, 4711, 64, b"", "")
-    assert isinstance(steps.send(messages.encode(found)), logic.Run)
+    assert isinstance(steps.send(messages.encode(found)), needs.Run)
     steps.close()
 
 

@@ -6,11 +6,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rpma.constants import ConnectionEvent
 from rpma.errors import ForkedError, RpmaError, WaitTimeoutError, event_error
-from rpma.pool import logic
+from rpma.pool import needs
 from rpma.pool.channel import Channel
 from rpma.pool.datapath import DataPath
 from rpma.pool.driver import seconds
@@ -39,13 +41,21 @@ class AsyncDriver:
         self.path: DataPath | None = None
         self.loop = asyncio.get_running_loop()
         self._channel = Channel()
-        self._exchanging = asyncio.Lock()
+        self._line: deque[Waiter] = deque()  # who talks to the target, and who wants to next
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._broken: Exception | None = None
         self._watched: list[int] = []
-        self._later: set[asyncio.Task[None]] = set()
+        self._begun: set[asyncio.Task[None]] = set()
         self._pid = os.getpid()
+
+    def deadline(self, timeout: float | None) -> float | None:
+        """When a timeout has passed, by the loop's clock."""
+        return None if timeout is None else self.loop.time() + seconds(timeout)
+
+    def left(self, deadline: float | None) -> float | None:
+        """How long it is until then, in seconds."""
+        return None if deadline is None else max(deadline - self.loop.time(), 0)
 
     async def run(self, steps: Any, timeout: float | None) -> Any:
         """The result of `steps`; its needs are seen to as they come.
@@ -53,7 +63,7 @@ class AsyncDriver:
         A task that is cancelled meanwhile takes note of that when the network is done with the
         memory of the program: at once, but for arrays in registered memory.
         """
-        deadline = None if timeout is None else self.loop.time() + seconds(timeout)
+        deadline = self.deadline(timeout)
         cancelled: asyncio.CancelledError | None = None
         try:
             need = next(steps)
@@ -71,15 +81,26 @@ class AsyncDriver:
             if cancelled is not None:
                 raise cancelled from None
             return stop.value
-        except Cancelled:
-            assert cancelled is not None
-            raise cancelled from None
+        except (Cancelled, Exception):  # whatever came of it, a task that was cancelled is
+            if cancelled is not None:
+                raise cancelled from None
+            raise
+        except BaseException as error:  # a signal handler's, in the middle of a step
+            self._interrupted(error)
+            raise
+
+    def _interrupted(self, error: BaseException) -> None:
+        """Nobody knows what is under way: all who wait learn that."""
+        if self.path is not None:
+            self.path.interrupted()
+        if self._line:
+            self._break(error)
+            for turn in tuple(self._line):
+                turn.finish()
 
     async def wait(self, waiter: Waiter) -> None:
         """Wait for something that goes on by itself, whether the task is cancelled or not."""
-        future: asyncio.Future[None] = self.loop.create_future()
-        waiter.also(lambda: _settle(future))
-        await future
+        await self._done(waiter, None)
         if waiter.error is not None:
             raise again(waiter.error)
 
@@ -95,14 +116,22 @@ class AsyncDriver:
             task.add_done_callback(lambda done: self._undo(done, undo))
             raise
 
-    def later(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Do it when there is time, whatever comes of it."""
-        task = self.loop.create_task(coroutine)
-        self._later.add(task)
-        task.add_done_callback(self._done_later)
+    async def ended(self, task: asyncio.Task[None], deadline: float | None) -> None:
+        """Wait for the end of something that was begun, whatever comes of it."""
+        if not task.done():
+            _, pending = await asyncio.wait({task}, timeout=self.left(deadline))
+            if pending:
+                raise WaitTimeoutError("the timeout has passed")
 
-    def _done_later(self, task: asyncio.Task[None]) -> None:
-        self._later.discard(task)
+    def begin(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin with something that goes on by itself, whoever waits for it."""
+        task = self.loop.create_task(coroutine)
+        self._begun.add(task)
+        task.add_done_callback(self._done_begun)
+        return task
+
+    def _done_begun(self, task: asyncio.Task[None]) -> None:
+        self._begun.discard(task)
         if not task.cancelled():
             task.exception()
 
@@ -116,15 +145,25 @@ class AsyncDriver:
         if isinstance(need, Waiter):
             await self._done(need, deadline)
             return None
-        if isinstance(need, logic.Run):
+        if isinstance(need, needs.Run):
             return await self.loop.run_in_executor(None, need.function)
-        if isinstance(need, logic.Secure):
+        if isinstance(need, needs.Secure):
             self._channel.secure(key_in=need.keys.to_client, key_out=need.keys.to_target)
             return None
         if os.getpid() != self._pid:
             raise ForkedError("this client belongs to the parent process")
-        async with self._exchanging:
+        if self._broken is not None and not isinstance(need, needs.Dial):
+            raise again(self._broken)
+        turn, line = Waiter(), self._line
+        line.append(turn)
+        line[0].finish()
+        try:
+            await self._done(turn, deadline)
             return await self._talk(need, deadline)
+        finally:
+            line.remove(turn)
+            if line:
+                line[0].finish()
 
     async def _done(self, waiter: Waiter, deadline: float | None) -> None:
         if waiter.done:
@@ -133,11 +172,12 @@ class AsyncDriver:
         timer = None
         if deadline is not None:
             timer = self.loop.call_at(deadline, _settle, future)
-        waiter.callback = lambda: _settle(future)
+        settle = partial(_settle, future)
+        waiter.also(settle)
         try:
             await future
         finally:
-            waiter.callback = None
+            waiter.cease(settle)
             if timer is not None:
                 timer.cancel()
         if not waiter.done:
@@ -162,7 +202,7 @@ class AsyncDriver:
             self._broken = error if isinstance(error, TargetLost) else TargetLost(words)
 
     async def _talk_on(self, need: Any) -> Any:
-        if isinstance(need, logic.Dial):
+        if isinstance(need, needs.Dial):
             await self._dial(need.address)
             return None
         if self._broken is not None:
@@ -170,7 +210,7 @@ class AsyncDriver:
         assert self._reader is not None
         assert self._writer is not None
         try:
-            if isinstance(need, logic.Exchange):
+            if isinstance(need, needs.Exchange):
                 self._writer.write(self._channel.frame(need.payload))
                 await self._writer.drain()
             while (payload := self._channel.next_payload()) is None:
@@ -208,6 +248,13 @@ class AsyncDriver:
     def _completed(self) -> None:
         path = self.path
         assert path is not None
+        try:
+            self._complete(path)
+        except BaseException:  # a signal handler's: nobody knows which completions are lost
+            path.interrupted()
+            raise
+
+    def _complete(self, path: DataPath) -> None:
         queue = path.connection.cq
         try:
             queue.wait(0)  # takes the event, and asks for the next one

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rpma import allocation
 from rpma.constants import Usage
 from rpma.errors import InvalidArgumentError
-from rpma.pool.datapath import InPlace
+from rpma.pool.memory import InPlace
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from rpma.pool.logic import PoolLogic
+    from rpma.pool.pool_logic import PoolLogic
 
 Index = int | slice | None
 
@@ -98,5 +98,5 @@ class RegisteredArray:
         return self._logic.write_region(self.offset + at, self._memory, at, length)
 
     def close(self) -> None:
-        """Deregister the memory. The array lives on, as ordinary memory."""
-        self._memory.region.close()
+        """Deregister the memory, once the network is done with it; `local` lives on."""
+        self._memory.close()

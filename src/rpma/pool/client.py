@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rpma._types import Buffer
     from rpma.pool.header import Attributes
     from rpma.pool.messages import Access, PoolInfo
+    from rpma.pool.pool_logic import PoolLogic
 
 DEFAULT_BOUNCE_SIZE = 8 << 20
 """How much memory a client registers to move data through, in bytes."""
@@ -35,7 +36,8 @@ CONNECT_TIMEOUT = 30.0
 class Client:
     """A connection to a target: many pools over one.
 
-    Threads may share a client and its pools: one call at a time goes on.
+    Threads may share a client and its pools: one call at a time goes on, in the order in which they
+    came. To wait for its turn is part of a call's timeout.
     """
 
     def __init__(
@@ -167,7 +169,7 @@ class Client:
         """Whether it is closed."""
         return self._closed
 
-    def _opened(self, pool: logic.PoolLogic) -> Pool:
+    def _opened(self, pool: PoolLogic) -> Pool:
         opened = Pool(self, pool)
         self._pools.append(opened)
         return opened
@@ -187,13 +189,13 @@ class Client:
             return
         deadline = None if timeout is None else time.monotonic() + seconds(timeout)
         with contextlib.ExitStack() as stack:  # all of it, whatever fails
-            stack.callback(self._end)
+            stack.callback(self._end, deadline)
             for pool in tuple(self._pools):
                 stack.callback(_close_in_time, pool, deadline)
 
-    def _end(self) -> None:
+    def _end(self, deadline: float | None) -> None:
         self._closed = True
-        self._driver.close()
+        self._driver.close_in_turn(deadline)
 
     def __enter__(self) -> Client:
         if self._closed:

@@ -23,6 +23,8 @@ from rpma.pool.errors import (
     StorageError,
     TargetLost,
 )
+from rpma.pool.memory import Slot
+from rpma.pool.order import Order
 from rpma.pool.waiting import Batch, SwapWaiter, Waiter, again
 from rpma.pool.wire import (
     ANSWER,
@@ -85,39 +87,6 @@ _REFUSALS: dict[int, tuple[type[PoolError], str]] = {
 }
 
 
-class Slot:
-    """A piece of the bounce buffers.
-
-    Attributes:
-        offset: where it is in their region, in bytes.
-        view: its memory.
-    """
-
-    __slots__ = ("_home", "offset", "view")
-
-    def __init__(self, home: list[Slot], offset: int, view: memoryview) -> None:
-        self._home, self.offset, self.view = home, offset, view
-
-    def give_back(self) -> None:
-        """It is free again."""
-        self._home.append(self)
-
-
-class InPlace:
-    """Registered memory of the program.
-
-    Attributes:
-        region: the memory.
-        abandoned: the last request of a call that timed out, which may still touch the memory.
-    """
-
-    __slots__ = ("abandoned", "region")
-
-    def __init__(self, region: MemoryRegion) -> None:
-        self.region = region
-        self.abandoned: Waiter | None = None
-
-
 class DataPath:
     """The data connection of a client.
 
@@ -135,6 +104,7 @@ class DataPath:
         unsignalled: how many of the last ones leave no completion: they wait for another's.
         torn: whether something is done that must not be interrupted, or was.
         held: writes that wait for others, to be posted with them, or None.
+        order: the calls that are under way, and whose turn it is to post.
     """
 
     def __init__(
@@ -166,10 +136,10 @@ class DataPath:
         self._signal_each = SEND_QUEUE_SIZE // 4
         self.under_way: deque[tuple[int, Waiter]] = deque()
         self._next_id = 0
-        self._answers: dict[int, tuple[Waiter, int, Waiter]] = {}
+        self._answers: dict[int, tuple[Waiter, int, Waiter, int]] = {}
         self._requests_free = list(range(depth))
         self._answers_at = depth * REQUEST_ROOM
-        self._room: list[Waiter] = []
+        self.order = Order()
         self._view = bounce.view
         self.small: list[Slot] = []
         self._large: list[Slot] = []
@@ -186,7 +156,7 @@ class DataPath:
     def check(self) -> None:
         """Raise what broke it, if it is broken."""
         if self.torn:
-            self._break(TargetLost(_INTERRUPTED))
+            self.interrupted()
         if self.broken is not None:
             raise again(self.broken)
 
@@ -210,21 +180,10 @@ class DataPath:
         """Whether a flush request can be sent."""
         return bool(self._requests_free) and self.has_room(1)
 
-    def room(self) -> Waiter:
-        """Done when there may be room."""
-        waiter = Waiter()
-        if self.broken is not None:
-            waiter.finish(self.broken)
-        else:
-            self._room.append(waiter)
-        return waiter
-
     def make_room(self) -> None:
         """Somebody gave something back."""
-        if self._room:
-            waiters, self._room = self._room, []
-            for waiter in waiters:
-                waiter.finish()
+        if self.order.unposted:
+            self.order.wake()
 
     def spares_completion(self, length: int) -> bool:
         """Whether a small write and a flush request may go without one: for a while.
@@ -238,10 +197,9 @@ class DataPath:
             and len(self._requests_free) > UNSIGNALLED_MOST
         )
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is under way that somebody waits for."""
-        return not self._answers and not self.under_way and self.held is None
+    def unanswered(self, number: int) -> list[Waiter]:
+        """What is done when the target has answered all that it was asked about a pool."""
+        return [waiter for waiter, _, _, of in self._answers.values() if of == number]
 
     # ---- posting: after a look for room ----------------------------------------------------------
 
@@ -256,21 +214,29 @@ class DataPath:
         batch = self.held
         if batch is None:
             return
+        if self.torn:
+            self.interrupted()
+            return
         self.torn = True
-        self.held, posted = None, self._many_posted
+        posted = self._many_posted
         posted[0] = 0
-        ret = _write_many(
-            self.connection._h,
-            batch.dst._h,
-            self.bounce._h,
-            ffi.from_buffer(_SEGMENTS, array("Q", batch.segments)),
-            len(batch.slots),
-            self.posted,
-            posted,
-        )
-        self.posted += posted[0]
-        self.unsignalled = 0
-        self.under_way.append((self.posted - 1, batch))
+        try:
+            ret = _write_many(
+                self.connection._h,
+                batch.dst._h,
+                self.bounce._h,
+                ffi.from_buffer(_SEGMENTS, array("Q", batch.segments)),
+                len(batch.slots),
+                self.posted,
+                posted,
+            )
+            self.posted += posted[0]
+            self.unsignalled = 0
+            self.under_way.append((self.posted - 1, batch))
+            self.held = None  # by now: whatever happens, one of them has it
+        except BaseException:
+            self.interrupted()
+            raise
         self.torn = False
         if ret:
             self.lose(error_for(ret, "post writes"))
@@ -335,12 +301,18 @@ class DataPath:
         return self._request(waiter, SWAP_REQUEST, offset, 8, number, 0, expected, desired)
 
     def _request(
-        self, waiter: Waiter, form: struct.Struct, offset: int, length: int, *fields: int
+        self,
+        waiter: Waiter,
+        form: struct.Struct,
+        offset: int,
+        length: int,
+        number: int,
+        *fields: int,
     ) -> Waiter:
         self._post_held_first()
         self.torn = True
         flags = _ON_ERROR if self.spares_completion(length) else _ALWAYS
-        at, sent = self.ask(waiter, form, offset, length, *fields)
+        at, sent = self.ask(waiter, form, offset, length, number, *fields)
         try:
             self._post(sent, flags, self.connection.send, self.messages, at, form.size)
         except RpmaError:
@@ -348,7 +320,15 @@ class DataPath:
             raise
         return sent
 
-    def ask(self, waiter: Waiter, form: struct.Struct, *fields: int) -> tuple[int, Waiter]:
+    def ask(
+        self,
+        waiter: Waiter,
+        form: struct.Struct,
+        offset: int,
+        length: int,
+        number: int,
+        *fields: int,
+    ) -> tuple[int, Waiter]:
         """Write down a message that the target answers, which is to be sent next.
 
         Returns:
@@ -356,15 +336,15 @@ class DataPath:
         """
         place, identity, sent = self._requests_free.pop(), self._next_id, Waiter()
         at = place * REQUEST_ROOM
-        form.pack_into(self._message_view, at, identity, *fields)
+        form.pack_into(self._message_view, at, identity, offset, length, number, *fields)
         self._next_id += 1
-        self._answers[identity] = waiter, place, sent
+        self._answers[identity] = waiter, place, sent, number
         return at, sent
 
     def ask_no_more(self) -> None:
         """What was written down last could not be sent."""
         self._next_id -= 1
-        _, place, _ = self._answers.pop(self._next_id)
+        _, place, _, _ = self._answers.pop(self._next_id)
         self._requests_free.append(place)
 
     def nothing(self, waiter: Waiter) -> None:
@@ -389,13 +369,16 @@ class DataPath:
         self.torn = True
         try:
             post(*arguments, flags=flags, wr_id=self.posted)
+            self.unsignalled = 0 if flags is _ALWAYS else self.unsignalled + 1
+            if waiter is not None:
+                self.under_way.append((self.posted, waiter))
+            self.posted += 1
         except RpmaError:
             self.torn = False
             raise
-        self.unsignalled = 0 if flags is _ALWAYS else self.unsignalled + 1
-        if waiter is not None:
-            self.under_way.append((self.posted, waiter))
-        self.posted += 1
+        except BaseException:
+            self.interrupted()
+            raise
         self.torn = False
 
     def _post_held_first(self) -> None:
@@ -413,7 +396,7 @@ class DataPath:
             WaitTimeoutError: there was none in time.
         """
         if self.torn:
-            self._break(TargetLost(_INTERRUPTED))
+            self.interrupted()
             return
         one = self.one
         if one.wr_id == NOTHING:  # else there was one when a signal handler raised
@@ -437,33 +420,37 @@ class DataPath:
             self._answered(wr_id, byte_len)
         else:
             self.retire(wr_id)
-        if self._room:
-            self.make_room()
+        self.make_room()
 
     def retire(self, number: int) -> None:
         """A request is done, and, since a send queue completes in order, all before it."""
         under_way = self.under_way
         self.retired = max(self.retired, number + 1)
         while under_way and under_way[0][0] <= number:
-            under_way.popleft()[1].finish()
+            under_way[0][1].finish()
+            under_way.popleft()
 
     def _answered(self, wr_id: int, byte_len: int) -> None:
         at = self._answers_at + (wr_id & ~RECEIVE) * ANSWER_ROOM
         identity, status, reserved = ANSWER.unpack_from(self._message_view, at)
-        waiter, place, sent = self._answers.pop(identity, (None, -1, None))
+        waiter, place, sent, _ = self._answers.get(identity, (None, -1, None, -1))
         size = SWAP_ANSWER.size if isinstance(waiter, SwapWaiter) else ANSWER.size
         if byte_len != size or reserved or waiter is None or sent is None:
             self._break(ProtocolError("an answer came that is not the protocol's"))
             return
         if isinstance(waiter, SwapWaiter):
             waiter.found = SWAP_ANSWER.unpack_from(self._message_view, at)[-1]
-        self.connection.recv(self.messages, at, ANSWER_ROOM, wr_id=wr_id)
         sent.also(lambda: self._requests_free.append(place))
         if status == 0:
             waiter.finish()
         else:
             cls, words = _REFUSALS.get(status, (ProtocolError, f"the answer has status {status}"))
             waiter.finish(cls(words))
+        del self._answers[identity]
+        try:
+            self.connection.recv(self.messages, at, ANSWER_ROOM, wr_id=wr_id)
+        except RpmaError as error:  # this answer is here, and what else has completed comes too
+            self.lose(error)
 
     def _fail(self, fields: Fields) -> None:
         # Whatever the status, the connection is over. A target that dies may take its memory away
@@ -479,20 +466,24 @@ class DataPath:
         """The connection has ended."""
         self._break(TargetLost(f"the connection to {self._target} is lost: {cause}"))
 
+    def interrupted(self) -> None:
+        """A signal handler has raised in the middle of something."""
+        self._break(TargetLost(_INTERRUPTED))
+
     def _break(self, error: Exception) -> None:
         if self.broken is None:
             self.broken = error
-        waiters = [waiter for _, waiter in self.under_way]
-        waiters += [waiter for waiter, _, _ in self._answers.values()]
-        waiters += self._room
+        # They are finished before they are forgotten: another signal may come.
+        for _, waiter in tuple(self.under_way):
+            waiter.finish(self.broken)
+        for waiter, _, _, _ in tuple(self._answers.values()):
+            waiter.finish(self.broken)
         if self.held is not None:
-            waiters.append(self.held)
-            self.held = None
+            self.held.finish(self.broken)
+        self.order.fail(self.broken)
         self.under_way.clear()
         self._answers.clear()
-        self._room = []
-        for waiter in waiters:
-            waiter.finish(self.broken)
+        self.held = None
 
     # ---- the end ---------------------------------------------------------------------------------
 
@@ -501,6 +492,7 @@ class DataPath:
         if self.broken is None:
             self.broken = ProtocolError("the connection to the target is closed")
         self.connection.close()
+        self._break(self.broken)  # nothing more completes: who waits for that may go on
         for slot in (*self.small, *self._large):
             slot.view.release()
         self._view.release()

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rpma._object import deadline_after
 from rpma.errors import ForkedError, WaitTimeoutError
-from rpma.pool import logic
+from rpma.pool import needs
 from rpma.pool.channel import Channel
 from rpma.pool.datapath import DataPath
 from rpma.pool.errors import TargetLost
+from rpma.pool.line import Line
+from rpma.pool.order import Order
 from rpma.pool.waiting import Waiter, again
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ class Driver:
 
     def __init__(self) -> None:
         self.path: DataPath | None = None
-        self.lock = threading.RLock()
+        self.line = Line()
         self._channel = Channel()
         self._socket: socket.socket | None = None
         self._broken: Exception | None = None
@@ -42,27 +44,37 @@ class Driver:
                 "this client belongs to the parent process: a child that needs one of its own is "
                 "to be forked before the parent connects, or started with multiprocessing's 'spawn'"
             )
-        with self.lock:
-            thrown: BaseException | None = None
-            try:
-                need = next(steps)
-                while True:
-                    try:
-                        got = self._see_to(need, deadline)
-                    except BaseException as error:
-                        thrown = error
-                        need = steps.throw(error)
-                    else:
-                        need = steps.send(got)
-            except StopIteration as stop:
-                return stop.value
-            except Exception:
-                raise
-            except BaseException as error:
-                # Ctrl-C while it waits leaves all in order; within a step nobody knows.
-                if error is not thrown and self.path is not None:
-                    self.path.tear()
-                raise
+        path = self.path
+        if path is None or not self.line.is_inside():
+            return self.line.do(partial(self._run, steps, deadline), deadline)
+        # Called by what that call calls, which goes on only after this one.
+        outer, path.order = path.order, Order()
+        try:
+            return self._run(steps, deadline)
+        finally:
+            path.order = outer
+
+    def _run(self, steps: Any, deadline: float | None) -> Any:
+        thrown: BaseException | None = None
+        try:
+            need = next(steps)
+            while True:
+                try:
+                    got = self._see_to(need, deadline)
+                except BaseException as error:
+                    thrown = error
+                    need = steps.throw(error)
+                else:
+                    need = steps.send(got)
+        except StopIteration as stop:
+            return stop.value
+        except Exception:
+            raise
+        except BaseException as error:
+            # Ctrl-C while it waits leaves all in order; within a step nobody knows.
+            if error is not thrown and self.path is not None:
+                self.path.tear()
+            raise
 
     def _see_to(self, need: Any, deadline: float | None) -> Any:
         if isinstance(need, Waiter):
@@ -71,18 +83,18 @@ class Driver:
             while not need.done:
                 path.progress(None if deadline is None else _left(deadline))
             return None
-        if isinstance(need, logic.Run):
+        if isinstance(need, needs.Run):
             return need.function()
-        if isinstance(need, logic.Secure):
+        if isinstance(need, needs.Secure):
             self._channel.secure(key_in=need.keys.to_client, key_out=need.keys.to_target)
             return None
         try:
-            if isinstance(need, logic.Dial):
+            if isinstance(need, needs.Dial):
                 self._dial(need.address, deadline)
                 return None
             if self._broken is not None:
                 raise again(self._broken)
-            if isinstance(need, logic.Exchange):
+            if isinstance(need, needs.Exchange):
                 self._send(need.payload, deadline)
             return self._receive(deadline)
         except BaseException as error:
@@ -141,6 +153,17 @@ class Driver:
             return True
         path = self.path
         return self._broken is not None or (path is not None and path.broken is not None)
+
+    def close_in_turn(self, deadline: float | None) -> None:
+        """Let go of all, when no other thread is in a call, or the time has come."""
+        if os.getpid() != self._pid:
+            self.close()
+            return
+        try:
+            self.line.do(self.close, deadline)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let go of all."""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from rpma._native import fabric
 from rpma.constants import Usage
 from rpma.errors import RpmaError
-from rpma.pool.datapath import InPlace
 from rpma.pool.durability import Durable, Persistency
+from rpma.pool.memory import InPlace
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -66,10 +66,7 @@ class MappedFile:
         trace: TracebackType | None,
     ) -> None:
         has_shrunk = self._guarded.failed or os.fstat(self._fd).st_size < self.end
-        if self.memory.abandoned is None:
-            self._things.close()
-        else:
-            self.memory.abandoned.also(self._things.close)
+        self.memory.when_free(self._things.close)
         if has_shrunk and (error is None or isinstance(error, RpmaError)):
             raise OSError("the file became shorter while it was written into the pool") from error
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     from rpma.pool.durability import Persistency
     from rpma.pool.header import Attributes
-    from rpma.pool.logic import PoolLogic
     from rpma.pool.messages import Access, PoolInfo
+    from rpma.pool.pool_logic import PoolLogic
 
 
 class OpenedPool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from rpma._types import Buffer
-    from rpma.pool.logic import PoolLogic
+    from rpma.pool.pool_logic import PoolLogic
 
 TOGETHER = 16
 """So many do not wait for more: the target has something to do meanwhile."""
@@ -55,28 +55,37 @@ class Outbox:
         length = len(data)  # type: ignore[arg-type]
         if not 0 < length <= SMALL_SIZE or not 0 <= offset <= self._size - length:
             return None
-        slot = path.small.pop()
-        try:
-            slot.view[:length] = data
-        except ValueError:  # another thread has made it longer or shorter
-            slot.give_back()
+        order = path.order
+        if order.unposted and not order.lets_pass(self._logic, offset, length, writes=True):
             return None
-        batch = path.held
-        if batch is None or batch.dst is not self._remote:
-            batch = path.hold(self._remote)
-        future = self._loop.create_future()
-        path.torn = True  # a signal handler may raise at any moment
-        batch.segments += (offset, slot.offset, length)
-        batch.slots.append(slot)
-        batch.futures.append(future)
-        path.torn = False
-        if len(batch.slots) == TOGETHER or path.posted == path.retired:
-            path.post_held()
-        elif not self._is_called:
-            self._is_called = True
-            self._loop.call_soon(self._turn_is_over)
+        try:  # a signal handler may raise at any moment
+            slot = path.small.pop()
+            try:
+                slot.view[:length] = data
+            except ValueError:  # another thread has made it longer or shorter
+                slot.give_back()
+                return None
+            batch = path.held
+            if batch is None or batch.dst is not self._remote:
+                batch = path.hold(self._remote)
+            future = self._loop.create_future()
+            batch.segments += (offset, slot.offset, length)
+            batch.slots.append(slot)
+            batch.futures.append(future)
+            if len(batch.slots) == TOGETHER or path.posted == path.retired:
+                path.post_held()
+            elif not self._is_called:
+                self._is_called = True
+                self._loop.call_soon(self._turn_is_over)
+        except BaseException:
+            path.interrupted()
+            raise
         return future
 
     def _turn_is_over(self) -> None:
-        self._is_called = False
-        self._path.post_held()
+        try:
+            self._is_called = False
+            self._path.post_held()
+        except BaseException:
+            self._path.interrupted()
+            raise

@@ -8,11 +8,11 @@ import operator
 from typing import TYPE_CHECKING
 
 from rpma.errors import RpmaError
-from rpma.pool import logic
 from rpma.pool.arrays import Index, RegisteredArray
 from rpma.pool.datapath import SEGMENT_SIZE
 from rpma.pool.files import MappedFile, mapped
 from rpma.pool.opened import OpenedPool
+from rpma.pool.pool_logic import as_bytes
 from rpma.pool.quick import Quick
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from rpma._types import Buffer, WritableBuffer
     from rpma.pool.client import Client
+    from rpma.pool.pool_logic import PoolLogic
 
     Progress = Callable[[int, int], object]
 
@@ -43,7 +44,7 @@ class Pool(OpenedPool):
         info: all that the target said of it.
     """
 
-    def __init__(self, client: Client, pool: logic.PoolLogic) -> None:
+    def __init__(self, client: Client, pool: PoolLogic) -> None:
         """Made by `Client`."""
         super().__init__(pool)
         self._client = client
@@ -255,7 +256,7 @@ class Pool(OpenedPool):
 
     def __setitem__(self, index: slice | int, data: Buffer | int) -> None:
         start, stop = self._range(index)
-        view = logic.as_bytes("data", bytes([data]) if isinstance(data, int) else data)
+        view = as_bytes("data", bytes([data]) if isinstance(data, int) else data)
         if len(view) != stop - start:
             raise ValueError(f"{len(view)} bytes do not fit into {stop - start}")
         self.write(start, view)
@@ -383,7 +384,8 @@ class Pool(OpenedPool):
 
         Args:
             timeout: in seconds; None waits for ever. It is closed all the same when that has
-                passed, but the target may have it open until the client is closed.
+                passed, but the target may have it open until the client is closed. What other
+                threads have issued before comes first.
 
         Raises:
             TargetLost: the connection ended, and with it what was not persisted may be lost.
@@ -391,15 +393,11 @@ class Pool(OpenedPool):
         """
         if self._logic.closed:
             return
-        is_lost = self._client._driver.is_lost or self._client.closed
-        arrays = [array._array for array in self._arrays]
-        steps = self._logic.close(is_lost, arrays)
         try:
-            if is_lost:
-                next(steps, None)  # which then asks for nothing, and may be in a forked child
-            else:
-                self._run(steps, timeout)
+            if not (self._client._driver.is_lost or self._client.closed):
+                self._run(self._logic.close(), timeout)
         finally:
+            self._logic.let_go([array._array for array in self._arrays])
             if self in self._client._pools:
                 self._client._pools.remove(self)
             if self._owns_client:

@@ -8,6 +8,7 @@ its generators would cost as much as the network. All that is out of the ordinar
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rpma._native import ffi, lib
@@ -21,9 +22,9 @@ from rpma.pool.wire import REQUEST
 if TYPE_CHECKING:
     from typing import Any
 
-    from rpma.pool.datapath import Slot
     from rpma.pool.driver import Driver
-    from rpma.pool.logic import PoolLogic
+    from rpma.pool.memory import Slot
+    from rpma.pool.pool_logic import PoolLogic
 
 # The data path looks these up once.
 _getpid = os.getpid
@@ -46,12 +47,14 @@ class Quick:
         "_asks",
         "_bounce",
         "_connection",
+        "_line",
         "_lock",
         "_logic",
         "_messages",
         "_number",
         "_path",
         "_pid",
+        "_places",
         "_posted",
         "_remote",
         "_size",
@@ -61,7 +64,8 @@ class Quick:
     def __init__(self, driver: Driver, logic: PoolLogic) -> None:
         """For the calls of the pool that `driver` runs the logic of."""
         path = logic.path
-        self._lock = driver.lock
+        self._line, self._places = driver.line, driver.line.places
+        self._lock = driver.line.lock
         self._logic = logic
         self._path = path
         self._pid = os.getpid()
@@ -81,6 +85,8 @@ class Quick:
         length = len(data)
         if not self._fits(offset, length):
             return False
+        if (self._places or self._path.torn) and not self._line.is_inside():
+            return self._line.do(partial(self.write, offset, data), None)
         with self._lock:
             slot = self._begin(length, 1, data)
             if slot is None:
@@ -108,6 +114,8 @@ class Quick:
         length = len(data)
         if not self._fits(offset, length):
             return False
+        if (self._places or self._path.torn) and not self._line.is_inside():
+            return self._line.do(partial(self.read_into, offset, data), None)
         with self._lock:
             slot = self._begin(length, 1, None)
             if slot is None:
@@ -137,6 +145,8 @@ class Quick:
         length = len(data)
         if not self._fits(offset, length):
             return False
+        if (self._places or self._path.torn) and not self._line.is_inside():
+            return self._line.do(partial(self.write_persist, offset, data), None)
         with self._lock:
             path = self._path
             slot = self._begin(length, 2, data) if path.has_request_room() else None

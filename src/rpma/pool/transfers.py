@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from rpma.constants import FlushType
-from rpma.pool.datapath import SEGMENT_SIZE, DataPath, InPlace, Slot
+from rpma.constants import ATOMIC_WRITE_ALIGNMENT, FlushType
+from rpma.errors import RpmaError
+from rpma.pool.datapath import SEGMENT_SIZE, DataPath
 from rpma.pool.errors import TargetLost
+from rpma.pool.memory import InPlace, Slot
+from rpma.pool.order import Call
 from rpma.pool.waiting import SwapWaiter, Waiter, again
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from rpma.memory import RemoteMemoryRegion
 
     T = TypeVar("T")
-    W = TypeVar("W", bound=Waiter)
     Progress = Callable[[int, int], object]
     Steps = Generator[Waiter, None, T]
 
@@ -49,22 +50,12 @@ def wait(waiter: Waiter) -> Steps[None]:
         raise again(waiter.error)
 
 
-def room(path: DataPath, requests: int = 1) -> Steps[None]:
-    """Go on when so many requests can be posted."""
+def _turn(path: DataPath, call: Call, length: int, requests: int = 1) -> Steps[None]:
+    """Go on when so many requests of a call can be posted, for its next `length` bytes."""
     path.check()
-    while not path.has_room(requests):
-        yield from wait(path.room())
+    while not (call.may_post(length) and path.has_room(requests)):
+        yield from wait(call.turn())
         path.check()
-
-
-def _slot(path: DataPath, length: int) -> Steps[Slot]:
-    """A slot of the bounce buffers, when there is one."""
-    while True:
-        path.check()
-        found = path.slot(length)
-        if found is not None:
-            return found
-        yield from wait(path.room())
 
 
 def _give_back(path: DataPath, piece: Slot) -> None:
@@ -79,6 +70,7 @@ def give_back_when_done(path: DataPath, piece: Slot, waiter: Waiter) -> None:
 
 def _transfer(
     path: DataPath,
+    call: Call,
     total: int,
     post: Callable[[int, int, Slot, Waiter], None],
     landed: Callable[[int, memoryview], object] | None,
@@ -88,6 +80,7 @@ def _transfer(
 
     Args:
         path: by which connection.
+        call: for whom.
         total: how many bytes.
         post: posts the request for one piece: where it begins, how long it is, its slot.
         landed: called when it is done, with where it begins and its memory.
@@ -99,20 +92,23 @@ def _transfer(
         while done < total:
             path.check()
             if begun < total:
-                piece = path.slot(total - begun) if path.has_room(1) else None
+                rest = total - begun
+                is_next = path.has_room(1) and call.may_post(min(rest, SEGMENT_SIZE))
+                piece = path.slot(rest) if is_next else None
                 if piece is not None:
-                    count, waiter = min(len(piece.view), total - begun), Waiter()
+                    count, waiter = min(len(piece.view), rest), Waiter()
                     pieces.append((waiter, piece, begun, count))  # first: a signal may raise
                     try:
                         post(begun, count, piece, waiter)
                     except Exception as error:
                         waiter.finish(error)
                         raise
+                    call.posted(count)
                     begun += count
                     if not pieces[0][0].done:
                         continue
-                elif not pieces:  # others have it all
-                    yield from wait(path.room())
+                elif not pieces:  # others have it all, or come first
+                    yield from wait(call.turn())
                     continue
             waiter, piece, at, count = pieces[0]
             yield from wait(waiter)
@@ -133,6 +129,7 @@ def _transfer(
 
 def write(
     path: DataPath,
+    call: Call,
     dst: RemoteMemoryRegion,
     offset: int,
     data: memoryview,
@@ -148,14 +145,14 @@ def write(
     def fill(at: int, view: memoryview) -> None:
         view[:] = data[at : at + len(view)]
 
-    return write_from(path, dst, offset, len(data), fill, progress=progress)
+    return write_from(path, call, dst, offset, len(data), fill, progress=progress)
 
 
 def post_copy(
     path: DataPath,
     dst: RemoteMemoryRegion,
     offset: int,
-    data: bytes | bytearray,
+    data: bytes | bytearray | memoryview,
     piece: Slot,
     persist: Callable[[Waiter], Waiter] | None,
 ) -> Waiter:
@@ -182,6 +179,7 @@ def post_copy(
 
 def write_from(
     path: DataPath,
+    call: Call,
     dst: RemoteMemoryRegion,
     offset: int,
     total: int,
@@ -198,11 +196,12 @@ def write_from(
         fill(at, piece.view[:count])
         path.write(dst, offset + at, path.bounce, piece.offset, count, waiter)
 
-    return _transfer(path, total, post, None, progress)
+    return _transfer(path, call, total, post, None, progress)
 
 
 def read(
     path: DataPath,
+    call: Call,
     data: memoryview,
     src: RemoteMemoryRegion,
     offset: int,
@@ -218,11 +217,12 @@ def read(
     def landed(at: int, view: memoryview) -> None:
         data[at : at + len(view)] = view
 
-    return read_to(path, len(data), src, offset, landed, progress=progress)
+    return read_to(path, call, len(data), src, offset, landed, progress=progress)
 
 
 def read_to(
     path: DataPath,
+    call: Call,
     total: int,
     src: RemoteMemoryRegion,
     offset: int,
@@ -235,51 +235,52 @@ def read_to(
     def post(at: int, count: int, piece: Slot, waiter: Waiter) -> None:
         path.read(path.bounce, piece.offset, src, offset + at, count, waiter)
 
-    return _transfer(path, total, post, landed, progress)
+    return _transfer(path, call, total, post, landed, progress)
 
 
-def durable(path: DataPath, persist: Callable[[Waiter], Waiter]) -> Steps[None]:
+def durable(
+    path: DataPath, call: Call, length: int, persist: Callable[[Waiter], Waiter]
+) -> Steps[None]:
     """Post what makes something durable, and wait for it."""
-    return _answered(path, persist, Waiter())
-
-
-def _answered(path: DataPath, request: Callable[[W], Waiter], waiter: W) -> Steps[None]:
-    """Post what the target answers, and wait for that."""
-    while not path.has_request_room():
-        path.check()
-        yield from wait(path.room())
-    path.check()
-    request(waiter)
+    waiter = Waiter()
+    yield from _request_turn(path, call, length)
+    persist(waiter)
+    call.posted(length)
     yield from wait(waiter)
+
+
+def _request_turn(path: DataPath, call: Call, length: int) -> Steps[None]:
+    """Go on when the target can be asked something, for `length` bytes."""
+    path.check()
+    while not (call.may_post(length) and path.has_request_room()):
+        yield from wait(call.turn())
+        path.check()
 
 
 def write_durable(
     path: DataPath,
+    call: Call,
     dst: RemoteMemoryRegion,
     offset: int,
     data: memoryview,
     persist: Callable[[Waiter], Waiter],
 ) -> Steps[None]:
     """Write up to a slot's bytes and make them durable in one round trip."""
-    piece = yield from _slot(path, len(data))
-    waiter, sent = Waiter(), Waiter()
-    sent.done = True  # while nothing is posted
-    try:
-        piece.view[: len(data)] = data
-        while not (path.has_request_room() and path.has_room(2)):
-            path.check()
-            yield from wait(path.room())
+    length, piece = len(data), None
+    while piece is None:
         path.check()
-        sent = Waiter()
-        path.write(dst, offset, path.bounce, piece.offset, len(data), None)
-        sent = persist(waiter)
-        yield from wait(waiter)
-    finally:
-        give_back_when_done(path, piece, sent)
+        if call.may_post(length) and path.has_request_room() and path.has_room(2):
+            piece = path.slot(length)
+        if piece is None:
+            yield from wait(call.turn())
+    waiter = post_copy(path, dst, offset, data, piece, persist)
+    call.posted(length)
+    yield from wait(waiter)
 
 
 def write_region(
     path: DataPath,
+    call: Call,
     dst: RemoteMemoryRegion,
     offset: int,
     src: InPlace,
@@ -291,11 +292,12 @@ def write_region(
     def post(at: int, count: int, waiter: Waiter) -> None:
         path.write(dst, offset + at, src.region, src_offset + at, count, waiter)
 
-    return _in_place(path, src, length, post)
+    return _in_place(path, call, src, length, post)
 
 
 def write_long(
     path: DataPath,
+    call: Call,
     dst: RemoteMemoryRegion,
     offset: int,
     src: InPlace,
@@ -313,10 +315,12 @@ def write_long(
     try:
         while done < total:
             path.check()
-            if begun < total and path.has_room(1) and len(pieces) < LONG_UNDER_WAY:
-                count, waiter = min(SEGMENT_SIZE, total - begun), Waiter()
+            count = min(SEGMENT_SIZE, total - begun)
+            if count and len(pieces) < LONG_UNDER_WAY and path.has_room(1) and call.may_post(count):
+                waiter = Waiter()
                 path.write(dst, offset + begun, src.region, src_offset + begun, count, waiter)
-                src.abandoned = waiter  # should this end early
+                src.last = waiter
+                call.posted(count)
                 pieces.append((waiter, count))
                 begun += count
             elif pieces:
@@ -325,9 +329,8 @@ def write_long(
                 done += count
                 if progress is not None:
                     progress(done, total)
-            else:  # others have all the room
-                yield from wait(path.room())
-        src.abandoned = None
+            else:  # others have all the room, or come first
+                yield from wait(call.turn())
     except TargetLost as error:
         error.acknowledged = done
         raise
@@ -335,6 +338,7 @@ def write_long(
 
 def read_region(
     path: DataPath,
+    call: Call,
     dst: InPlace,
     dst_offset: int,
     src: RemoteMemoryRegion,
@@ -346,23 +350,32 @@ def read_region(
     def post(at: int, count: int, waiter: Waiter) -> None:
         path.read(dst.region, dst_offset + at, src, offset + at, count, waiter)
 
-    return _in_place(path, dst, length, post)
+    return _in_place(path, call, dst, length, post)
 
 
 def _in_place(
-    path: DataPath, memory: InPlace, length: int, post: Callable[[int, int, Waiter], None]
+    path: DataPath,
+    call: Call,
+    memory: InPlace,
+    length: int,
+    post: Callable[[int, int, Waiter], None],
 ) -> Steps[None]:
     while memory.abandoned is not None and not memory.abandoned.done:
+        call.turn()  # nobody overtakes it meanwhile
         yield memory.abandoned
     waiter = Waiter()
     waiter.done = True  # while nothing is posted
     try:
         for at in range(0, length, SEGMENT_SIZE):
-            yield from room(path)
-            waiter = Waiter()
-            post(at, min(SEGMENT_SIZE, length - at), waiter)
+            count = min(SEGMENT_SIZE, length - at)
+            yield from _turn(path, call, count)
+            following = Waiter()
+            post(at, count, following)
+            waiter = memory.last = following
+            call.posted(count)
         yield from wait(waiter)
     except Cancelled:
+        call.withdraw()
         while not waiter.done:  # requests complete in order: then all are done
             with suppress(Cancelled):
                 yield waiter
@@ -372,35 +385,62 @@ def _in_place(
             memory.abandoned = waiter
 
 
-def atomic_store(path: DataPath, dst: RemoteMemoryRegion, offset: int, value: bytes) -> Steps[None]:
+def atomic_store(
+    path: DataPath, call: Call, dst: RemoteMemoryRegion, offset: int, value: bytes
+) -> Steps[None]:
     """Write 8 bytes as a whole."""
-    yield from room(path)
+    yield from _turn(path, call, len(value))
     waiter = Waiter()
     path.atomic_write(dst, offset, value, waiter)
+    call.posted(len(value))
     yield from wait(waiter)
 
 
 def compare_and_swap(
-    path: DataPath, number: int, offset: int, expected: int, desired: int
+    path: DataPath, call: Call, number: int, offset: int, expected: int, desired: int
 ) -> Steps[int]:
     """Have the target put `desired` where `expected` is; what it has found there."""
-    swap, waiter = partial(path.request_swap, number, offset, expected, desired), SwapWaiter()
-    yield from _answered(path, swap, waiter)
+    yield from _request_turn(path, call, ATOMIC_WRITE_ALIGNMENT)
+    waiter = SwapWaiter()
+    path.request_swap(number, offset, expected, desired, waiter)
+    call.asked(waiter)
+    yield from wait(waiter)
     return waiter.found
 
 
-def flush(path: DataPath, dst: RemoteMemoryRegion, offset: int, length: int) -> Steps[None]:
+def flush(
+    path: DataPath, call: Call, dst: RemoteMemoryRegion, offset: int, length: int
+) -> Steps[None]:
     """Make what was written visible to whoever reads the target's memory."""
-    yield from room(path)
+    yield from _turn(path, call, length)
     waiter = Waiter()
     path.flush(dst, offset, length, FlushType.VISIBILITY, waiter)
+    call.posted(length)
     yield from wait(waiter)
 
 
-def settled(path: DataPath) -> Steps[None]:
-    """Go on when nothing is under way, or nothing ever will be again."""
-    if path.broken is None and path.unsignalled:
-        yield from room(path)
-        path.nothing(Waiter())
-    while path.broken is None and not path.is_idle:
-        yield path.room()
+def settled(path: DataPath, call: Call, number: int) -> Steps[None]:
+    """Go on when all is done that was asked of a call's pool before, or nothing ever will be again.
+
+    Args:
+        path: the connection.
+        call: which waits for those that were made before it.
+        number: by which the target knows it.
+    """
+    for earlier in path.order.before(call):
+        while not earlier.ended.done:
+            yield earlier.ended
+    try:
+        path.post_held()
+        if path.posted != path.retired:  # some of it, perhaps, by calls that were given up
+            marker = Waiter()
+            yield from _turn(path, call, 0)
+            path.nothing(marker)
+            call.posted(0)
+            yield from wait(marker)
+        for answer in path.unanswered(number):
+            while not answer.done:
+                yield answer
+    except RpmaError:
+        if path.broken is None:
+            raise

@@ -11,45 +11,50 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rpma.memory import RemoteMemoryRegion
-    from rpma.pool.datapath import Slot
+    from rpma.pool.memory import Slot
 
 
 class Waiter:
-    """Something that is not done yet.
+    """Something that is not done yet, and that any number may wait for.
 
     Attributes:
         done: whether it is.
         error: why it failed, once it is done, or None.
-        callback: called when it becomes done, or None.
     """
 
-    __slots__ = ("callback", "done", "error")
+    __slots__ = ("_callbacks", "done", "error")
 
     def __init__(self) -> None:
         self.done = False
         self.error: Exception | None = None
-        self.callback: Callable[[], object] | None = None
+        self._callbacks: list[Callable[[], object]] | None = None
 
     def finish(self, error: Exception | None = None) -> None:
-        """It is done, or has failed."""
+        """It is done, or has failed.
+
+        Where a signal handler has raised in the middle of this, it may be called again: nobody who
+        waits is forgotten then.
+        """
         if not self.done:
             self.done, self.error = True, error
-            if self.callback is not None:
-                self.callback()
+        if self._callbacks is not None:
+            for callback in self._callbacks:
+                callback()
+            self._callbacks = None
 
     def also(self, callback: Callable[[], object]) -> None:
-        """Call this, too, when it becomes done; at once if it is."""
+        """Call this when it becomes done; at once if it is."""
         if self.done:
             callback()
-            return
-        before = self.callback
+        elif self._callbacks is None:
+            self._callbacks = [callback]
+        else:
+            self._callbacks.append(callback)
 
-        def both() -> None:
-            if before is not None:
-                before()
-            callback()
-
-        self.callback = both
+    def cease(self, callback: Callable[[], object]) -> None:
+        """Do not call that any more."""
+        if self._callbacks is not None and callback in self._callbacks:
+            self._callbacks.remove(callback)
 
 
 class SwapWaiter(Waiter):
@@ -90,7 +95,8 @@ class Batch(Waiter):
     def finish(self, error: Exception | None = None) -> None:
         """All of them are done, or have failed."""
         super().finish(error)
-        self._home += self.slots
+        slots, self.slots = self.slots, []
+        self._home += slots
         for future in self.futures:
             if future.done():  # its task was cancelled
                 continue
