@@ -191,8 +191,10 @@ control_handle(struct qp *qp, uint32_t head_size)
 		verdict = handle_immediate(qp, payload);
 		break;
 	}
-	if (verdict == CONTINUE)
+	if (verdict == CONTINUE) {
 		rx->start += size + 4;
+		rx->taken += !parked_lets_pass(head->opcode);
+	}
 	return verdict;
 }
 

@@ -14,13 +14,6 @@
 #define PARKED_MIN 8192u
 #define PARKED_MAX (256 * 1024u)
 
-bool
-parked_lets_pass(uint8_t opcode)
-{
-	return opcode == RDMAP_READ_RESPONSE || opcode == RDMAP_ATOMIC_RESPONSE ||
-	       opcode == RDMAP_TERMINATE;
-}
-
 static bool
 make_room(struct parked *parked, uint32_t size)
 {
@@ -53,7 +46,7 @@ parked_begin(struct receiver *rx)
 	uint32_t size = rx->head.tagged ? FPDU_TAGGED_HEAD : FPDU_UNTAGGED_HEAD;
 	size += rx->head.payload;
 	size += (uint32_t)fpdu_padding(size - 2) + 4;
-	if (!make_room(&rx->parked, size))
+	if (!rx->parked.skips && !make_room(&rx->parked, size))
 		return false;
 	rx->parked.left = size;
 	rx->state = IN_PARKING;
@@ -67,8 +60,10 @@ parked_take(struct receiver *rx)
 	uint32_t size = rx->end - rx->start;
 	if (size > parked->left)
 		size = parked->left;
-	memcpy(parked->bytes + parked->end, rx->buffer + rx->start, size);
-	parked->end += size;
+	if (!parked->skips) {
+		memcpy(parked->bytes + parked->end, rx->buffer + rx->start, size);
+		parked->end += size;
+	}
 	parked->left -= size;
 	rx->start += size;
 	if (!parked->left)

@@ -156,6 +156,9 @@ end_receives(struct qp *qp, enum posted posted)
 			     &qp->async_reported);
 }
 
+/* The end that a program wants. It tells what has been taken, if the peer is one of us. */
+static const struct terminate goodbye = {.error = ERROR_MPA_CLOSED};
+
 /* With rx.lock. */
 static void
 end_stream(struct qp *qp, const struct terminate *terminate, bool is_over, enum posted posted)
@@ -168,11 +171,15 @@ end_stream(struct qp *qp, const struct terminate *terminate, bool is_over, enum 
 		qp->tx.forgets = true;
 	if (is_first) {
 		/* What has come in is answered, as the peer may count on it. */
+		sender_recover(&qp->tx);
 		if (qp->has_stream && !is_over)
 			sender_run(qp);
 		sender_flush(qp);
 		if (qp->has_stream && !is_over) {
-			sender_terminate(qp, terminate);
+			/* No other device expects to be told that nothing is wrong. */
+			bool is_told = terminate != &goodbye ||
+				       (qp->tx.acknowledged && !qp->tx.waits_first);
+			sender_terminate(qp, is_told ? terminate : NULL);
 			qp->tx.waits_first = false;
 			sender_run(qp);
 		}
@@ -199,21 +206,15 @@ qp_break_receiving(struct qp *qp, const struct terminate *terminate, bool is_ove
 }
 
 void
-qp_break(struct qp *qp, const struct terminate *terminate, bool is_over)
-{
-	pthread_mutex_lock(&qp->rx.lock);
-	qp_break_receiving(qp, terminate, is_over);
-	pthread_mutex_unlock(&qp->rx.lock);
-	qp_tell(qp);
-}
-
-void
 qp_break_failed(struct qp *qp)
 {
 	pthread_mutex_lock(&qp->tx.lock);
 	struct terminate terminate = qp->tx.failure;
 	pthread_mutex_unlock(&qp->tx.lock);
-	qp_break_receiving(qp, &terminate, false);
+	/* What the peer has said before it went away explains more than that it did. */
+	receiver_catch_up(qp);
+	/* What this side has done wrong is not its peer's affair. */
+	qp_break_receiving(qp, terminate.has_head ? &terminate : &goodbye, false);
 }
 
 void
@@ -222,10 +223,19 @@ post_done(struct qp *qp)
 	if (!atomic_load_explicit(&qp->tx.has_failed, memory_order_relaxed) ||
 	    atomic_load(&qp->state) == IBV_QPS_ERR)
 		return;
-	/* What the peer has said before it went away explains more than that it did. */
-	receiver_run(qp, BY_PROGRESS);
 	pthread_mutex_lock(&qp->rx.lock);
 	qp_break_failed(qp);
+	pthread_mutex_unlock(&qp->rx.lock);
+	qp_tell(qp);
+}
+
+/* What is there by then is received first, and told of. */
+static void
+say_goodbye(struct qp *qp)
+{
+	pthread_mutex_lock(&qp->rx.lock);
+	receiver_catch_up(qp);
+	end_stream(qp, &goodbye, false, FLUSHED);
 	pthread_mutex_unlock(&qp->rx.lock);
 	qp_tell(qp);
 }
@@ -236,7 +246,7 @@ qp_disconnect(struct ibv_qp *ibv_qp)
 	struct qp *qp = to_qp(ibv_qp);
 	if (engine_usable())
 		return;
-	qp_break(qp, NULL, false);
+	say_goodbye(qp);
 }
 
 /* ---- the stream's socket ---- */
@@ -247,11 +257,8 @@ ready(struct source *source, uint32_t events)
 	struct qp *qp = container_of(source, struct qp, source);
 	if (events & EPOLLOUT)
 		sender_retry(qp);
-	if (qp->rx.is_full && events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
-		/* What waits for a receive will not get one. */
-		qp_break(qp, NULL, true);
-		return;
-	}
+	if (qp->rx.is_full && events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+		receiver_skip(qp); /* what waits for a receive will not get one */
 	if (events & ~(uint32_t)EPOLLOUT)
 		receiver_run(qp, BY_PROGRESS);
 	post_done(qp);
@@ -389,6 +396,7 @@ qp_connect(struct ibv_qp *ibv_qp, const struct stream_setup *setup)
 		uint32_t first = positions_begin + 1;
 		tx->send_msn = tx->read_msn = tx->atomic_response_msn = tx->terminate_msn = first;
 		rx->send_msn = rx->read_msn = rx->atomic_response_msn = first;
+		tx->requested = rx->taken = positions_begin;
 		rx->start = 0;
 		rx->end = (uint32_t)setup->received_size;
 		if (rx->end)
@@ -571,7 +579,7 @@ static void
 reset(struct qp *qp)
 {
 	pthread_mutex_lock(&qp->rx.lock);
-	end_stream(qp, NULL, false, FORGOTTEN);
+	end_stream(qp, &goodbye, false, FORGOTTEN);
 	close_stream(qp);
 	pthread_mutex_lock(&qp->tx.lock);
 	struct sender *tx = &qp->tx;
@@ -581,7 +589,7 @@ reset(struct qp *qp)
 	tx->closes = tx->is_shut = tx->imm_sent = tx->turn = tx->waits_first = false;
 	tx->blocked = tx->has_failed = tx->owes = tx->gathers = false;
 	tx->failure = (struct terminate){0};
-	tx->forgets = false;
+	tx->forgets = tx->is_lost = false;
 	qp->rx.has_imm = qp->rx.has_receive = false;
 	qp->rx.read_placed = qp->rx.received = 0;
 	qp->rx.state = IN_OVER;
@@ -614,7 +622,7 @@ to_state(struct qp *qp, enum ibv_qp_state wanted, bool by_hand)
 		reset(qp);
 		return 0;
 	case IBV_QPS_ERR:
-		qp_break(qp, NULL, false);
+		say_goodbye(qp);
 		return 0;
 	case IBV_QPS_INIT:
 	case IBV_QPS_RTR:
@@ -696,7 +704,7 @@ ibv_destroy_qp(struct ibv_qp *ibv_qp)
 	object_count(OBJECT_QP, -1);
 	/* What was sent still arrives: the stream lingers on its own. */
 	pthread_mutex_lock(&qp->rx.lock);
-	end_stream(qp, NULL, false, FORGOTTEN);
+	end_stream(qp, &goodbye, false, FORGOTTEN);
 	if (qp->has_stream)
 		atomic_store(&qp->owes_ended, true);
 	pthread_mutex_unlock(&qp->rx.lock);

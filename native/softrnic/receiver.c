@@ -374,8 +374,10 @@ handle_trailer(struct qp *qp)
 	rx->start += rx->trailer;
 	rx->state = IN_HEAD;
 	enum verdict verdict = end_segment(qp);
-	if (verdict == CONTINUE)
+	if (verdict == CONTINUE) {
+		rx->taken += !parked_lets_pass(rx->head.opcode);
 		first_has_come(qp);
+	}
 	return verdict;
 }
 
@@ -453,6 +455,8 @@ resume(struct qp *qp)
 	struct receiver *rx = &qp->rx;
 	struct position stream;
 	enum verdict verdict;
+	if (rx->parked.skips)
+		return;
 	atomic_store(&rx->is_stalled, false);
 	if (rx->parked.start == rx->parked.end)
 		return;
@@ -593,6 +597,13 @@ answer(struct qp *qp, enum served_by by)
 	pthread_mutex_unlock(&tx->lock);
 }
 
+void
+receiver_catch_up(struct qp *qp)
+{
+	if (qp->has_stream && qp->rx.state != IN_OVER && !qp->rx.is_full)
+		run(qp);
+}
+
 static void
 finish(struct qp *qp, enum served_by by)
 {
@@ -618,10 +629,25 @@ receiver_run(struct qp *qp, enum served_by by)
 			if (!rx->is_full)
 				run(qp);
 			finish(qp, by);
+			/* Behind the peer's last message its end is there as a rule. */
+			if (rx->state == IN_OVER && qp->has_stream)
+				drain(qp);
 		}
 	}
 	pthread_mutex_unlock(&rx->lock);
 	qp_tell(qp);
+}
+
+void
+receiver_skip(struct qp *qp)
+{
+	struct receiver *rx = &qp->rx;
+	pthread_mutex_lock(&rx->lock);
+	if (qp->has_stream && atomic_exchange(&rx->is_full, false)) {
+		rx->parked.skips = true;
+		(void)engine_change(&qp->source, EPOLLIN, 0);
+	}
+	pthread_mutex_unlock(&rx->lock);
 }
 
 void

@@ -159,24 +159,40 @@ status_of(uint16_t error)
 	}
 }
 
+/* The first request that the peer has not taken as a whole, as far as it says. */
+static uint32_t
+not_taken(const struct sender *tx, const struct terminate *terminate)
+{
+	uint32_t position = tx->head;
+	if (!tx->acknowledged || !terminate->has_taken)
+		return position;
+	while (position != tx->next &&
+	       (int32_t)(terminate->taken - request_at(tx, position)->requested) >= 0)
+		position++;
+	return position;
+}
+
 void
 sender_terminated(struct qp *qp, const struct terminate *terminate)
 {
 	struct sender *tx = &qp->tx;
-	uint32_t position = tx->head, end = tx->next;
+	uint32_t first = not_taken(tx, terminate), position = first, end = tx->next;
 	if (end != tx->tail && (tx->offset || tx->imm_sent))
 		end++; /* partly on its way */
 	if (terminate->has_head) {
+		/* A read may fail that the peer has taken, when it is to be answered. */
+		if (!terminate->head.tagged && terminate->head.qn == QN_READ_REQUEST)
+			position = tx->head;
 		while (position != end && !is_about(request_at(tx, position), terminate))
 			position++;
 		if (position == end)
-			position = tx->head;
+			position = first;
 	}
-	if (position == end)
-		return;
 	/* Those before it are done, but for what a read or an atomic would have brought. */
 	sender_complete(qp, without_outbound(tx, position));
-	request_at(tx, position)->failed = status_of(terminate->error);
+	bool is_goodbye = terminate->has_taken && terminate->error == ERROR_MPA_CLOSED;
+	if (position != end && !is_goodbye)
+		request_at(tx, position)->failed = status_of(terminate->error);
 }
 
 /* ---- FPDUs ---- */
@@ -188,6 +204,7 @@ out_new(struct sender *tx, const struct fpdu_head *head)
 	out->head = (uint16_t)fpdu_encode(out->bytes, head);
 	out->segment_count = 0;
 	out->is_response = out->ends_request = false;
+	tx->requested += !parked_lets_pass(head->opcode);
 	return out;
 }
 
@@ -280,11 +297,15 @@ sender_terminate(struct qp *qp, const struct terminate *terminate)
 	tx->response_offset = 0;
 	if (terminate) {
 		uint8_t bytes[TERMINATE_MAX];
-		size_t size = terminate_encode(bytes, terminate);
+		struct terminate told = *terminate;
+		told.has_taken = tx->acknowledged;
+		told.taken = qp->rx.taken;
+		size_t size = terminate_encode(bytes, &told);
 		out_control(qp, RDMAP_TERMINATE, QN_TERMINATE, tx->terminate_msn++, bytes,
 			    (uint32_t)size);
 	}
 	tx->closes = true;
+	sender_recover(tx);
 }
 
 /* ---- responses ---- */
@@ -306,6 +327,12 @@ sender_fail(struct sender *tx)
 }
 
 void
+sender_recover(struct sender *tx)
+{
+	atomic_store_explicit(&tx->has_failed, tx->is_lost, memory_order_relaxed);
+}
+
+void
 sender_fail_response(struct sender *tx, uint16_t error, uint32_t msn)
 {
 	struct fpdu_head head = {.last = true,
@@ -317,8 +344,8 @@ sender_fail_response(struct sender *tx, uint16_t error, uint32_t msn)
 	sender_fail(tx);
 }
 
-/* The next FPDU of the oldest response. */
-static void
+/* The next FPDU of the oldest response. False: there is none before what is under way has gone. */
+static bool
 respond(struct qp *qp)
 {
 	struct sender *tx = &qp->tx;
@@ -329,7 +356,7 @@ respond(struct qp *qp)
 		out_control(qp, RDMAP_ATOMIC_RESPONSE, QN_ATOMIC_RESPONSE,
 			    tx->atomic_response_msn++, bytes, sizeof(bytes));
 		tx->inbound_head++;
-		return;
+		return true;
 	}
 	const struct read_request *read = &inbound->read;
 	uint32_t size = read->size - tx->response_offset;
@@ -342,8 +369,9 @@ respond(struct qp *qp)
 			mr_get(qp->ibv.pd, read->source_stag, read->source_to + tx->response_offset,
 			       size, IBV_ACCESS_REMOTE_READ, &error);
 		if (!piece.mr) {
-			sender_fail_response(tx, error, inbound->msn);
-			return;
+			if (tx->out_head == tx->out_tail)
+				sender_fail_response(tx, error, inbound->msn);
+			return false;
 		}
 		piece.bytes = mr_pointer(piece.mr, read->source_to + tx->response_offset, size);
 		piece.length = size;
@@ -367,6 +395,7 @@ respond(struct qp *qp)
 		tx->response_offset = 0;
 		tx->inbound_head++;
 	}
+	return true;
 }
 
 /* ---- requests ---- */
@@ -423,7 +452,7 @@ may_start(struct qp *qp)
 }
 
 static void
-request_sent(struct qp *qp, const struct request *request)
+request_sent(struct qp *qp, struct request *request)
 {
 	struct sender *tx = &qp->tx;
 	tx->next++;
@@ -432,6 +461,7 @@ request_sent(struct qp *qp, const struct request *request)
 	struct out *out = &tx->outs[(tx->out_tail - 1) % OUT_RING];
 	out->ends_request = true;
 	out->request = tx->next;
+	request->requested = tx->requested;
 	tx->bytes_unasked += request->length + FPDU_HEAD_MAX;
 	if (request->flags & IBV_SEND_SIGNALED || qp->init.sq_sig_all)
 		tx->signalled_upto = tx->next;
@@ -636,12 +666,14 @@ sender_fill(struct qp *qp)
 	       !tx->has_failed) {
 		bool responds = tx->inbound_head != tx->inbound_tail;
 		if (tx->response_offset) {
-			respond(qp);
+			if (!respond(qp))
+				break;
 		} else if (tx->offset || tx->imm_sent) {
 			request_segment(qp, request_at(tx, tx->next));
 		} else if (responds && !tx->turn) {
 			tx->turn = true;
-			respond(qp);
+			if (!respond(qp))
+				break;
 		} else if (may_start(qp)) {
 			struct request *request = request_at(tx, tx->next);
 			tx->turn = false;
@@ -655,7 +687,8 @@ sender_fill(struct qp *qp)
 			    tx->out_tail - tx->out_head < OUT_RING)
 				ask_for_ack(qp);
 		} else if (responds) {
-			respond(qp);
+			if (!respond(qp))
+				break;
 		} else {
 			ask_for_ack(qp);
 			break;

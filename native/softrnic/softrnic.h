@@ -231,6 +231,7 @@ struct request {
 	uint32_t length;
 	uint64_t compare_add, swap;
 	uint32_t msn;              /* of a send, once on its way */
+	uint32_t requested;        /* once it is: FPDUs up to its last one */
 	enum ibv_wc_status failed; /* found wanting when its turn came */
 	unsigned sge_count;        /* 0: inline data, or none */
 	struct ibv_sge *sges;
@@ -289,6 +290,7 @@ struct sender {
 	bool imm_sent;   /* of requests[next]: of a Send, on its way; of a Write, next */
 	bool turn;       /* a response has gone last */
 	uint32_t send_msn, read_msn, atomic_response_msn, terminate_msn;
+	uint32_t requested; /* FPDUs made that the peer counts when it takes them */
 	/* FPDUs: [out_head, out_tail). */
 	struct out *outs;
 	/* With CRCs: copies of payload, which must not change once its CRC is known. */
@@ -317,6 +319,7 @@ struct sender {
 	bool is_shut;
 	/* The socket, a local segment, or a response's source: break the stream. */
 	_Atomic bool has_failed;
+	bool is_lost;             /* the socket: nothing can be told */
 	struct terminate failure; /* to tell the peer, if it is about one of its requests */
 	/* Acknowledgements or requests are put off; requests, which a poll sends (owed.c). */
 	_Atomic bool owes, gathers;
@@ -345,6 +348,7 @@ struct parked {
 	uint8_t *bytes;
 	uint32_t start, end, capacity;
 	uint32_t left; /* of the last one, still to come */
+	bool skips;    /* the peer has gone: nothing is kept any more */
 };
 
 struct receiver {
@@ -363,6 +367,7 @@ struct receiver {
 	/* Read without the lock: a message waits; and there is no room for more behind it. */
 	_Atomic bool is_stalled, is_full;
 	uint32_t send_msn, read_msn, atomic_response_msn; /* the next ones expected */
+	uint32_t taken; /* FPDUs, but for answers: placed, and completed or to be answered */
 	bool has_receive;
 	struct receive receive;
 	uint32_t received; /* of the message under way into it */
@@ -451,11 +456,9 @@ void post_done(struct qp *qp);
 void qp_get(struct qp *qp);
 void qp_release(struct qp *qp);
 /*
- * End the stream: to the error state, everything posted is flushed. `error`: the Terminate to send,
- * with what offended; 0: none. `is_over`: nothing more can come. Without any of the queue pair's
- * locks, or with rx.lock.
+ * End the stream: to the error state, everything posted is flushed. `terminate`: what to tell the
+ * peer; NULL: nothing. `is_over`: nothing more can come. With rx.lock.
  */
-void qp_break(struct qp *qp, const struct terminate *terminate, bool is_over);
 void qp_break_receiving(struct qp *qp, const struct terminate *terminate, bool is_over);
 /* The sender has met a failure: with rx.lock. */
 void qp_break_failed(struct qp *qp);
@@ -482,17 +485,23 @@ void sender_flush(struct qp *qp);
 void sender_fill(struct qp *qp);
 /* The stream is to be broken; what the peer wants to read has been taken back. */
 void sender_fail(struct sender *tx);
+/* What has failed has been seen to: what else there is to say can be said, if anything can. */
+void sender_recover(struct sender *tx);
 void sender_fail_response(struct sender *tx, uint16_t error, uint32_t msn);
 /* An FPDU without payload, and a zero-length read. */
 void sender_bare(struct qp *qp, const struct fpdu_head *head);
 void sender_ask(struct qp *qp);
 bool sender_add_inbound(struct qp *qp, const struct inbound *inbound);
 void sender_terminate(struct qp *qp, const struct terminate *terminate);
-/* The request that a Terminate speaks of fails, all before it are done. */
+/* The request that a Terminate speaks of fails; what the peer has taken before that is done. */
 void sender_terminated(struct qp *qp, const struct terminate *terminate);
 enum served_by { BY_PROGRESS, BY_POLLER };
 /* Receive what is there. Takes rx.lock, or returns at once when another thread has it. */
 void receiver_run(struct qp *qp, enum served_by by);
+/* Receive what is there before the stream is broken. With rx.lock. */
+void receiver_catch_up(struct qp *qp);
+/* The peer has gone, and there is no room for what it sent: look for what it said at last. */
+void receiver_skip(struct qp *qp);
 /* A receive has been posted: go on where the lack of one had stopped it. */
 void receiver_kick(struct qp *qp);
 
@@ -509,8 +518,16 @@ void owed_forget(struct qp *qp);
 
 /* ---- what waits behind a message without a receive (parked.c), with rx.lock ---- */
 
-/* Whether it may overtake: what this side's own requests wait for, and the end. */
-bool parked_lets_pass(uint8_t opcode);
+/*
+ * Whether it may overtake: what this side's own requests wait for, and the end. All else is taken
+ * in the order in which it was sent, and counted by both sides.
+ */
+static inline bool
+parked_lets_pass(uint8_t opcode)
+{
+	return opcode == RDMAP_READ_RESPONSE || opcode == RDMAP_ATOMIC_RESPONSE ||
+	       opcode == RDMAP_TERMINATE;
+}
 /* The FPDU that begins in the buffer is to be kept. False: it does not fit. */
 bool parked_begin(struct receiver *rx);
 /* What the buffer has of it. */

@@ -34,9 +34,12 @@ iovecs_of(const struct out *out, uint32_t skip, struct iovec *iovecs)
 	return count;
 }
 
-/* Hold what a response reads from: the right to it may have been taken back. */
+/*
+ * Hold what a response reads from: the right to it may have been taken back. That is told when its
+ * turn has come: what goes before it goes.
+ */
 static bool
-hold_source(struct qp *qp, const struct out *out, struct mr **held, unsigned *count)
+hold_source(struct qp *qp, const struct out *out, bool is_next, struct mr **held, unsigned *count)
 {
 	uint16_t error;
 	if (!out->is_response || !out->segment_count || qp->tx.copies)
@@ -45,7 +48,7 @@ hold_source(struct qp *qp, const struct out *out, struct mr **held, unsigned *co
 			       IBV_ACCESS_REMOTE_READ, &error);
 	if (mr)
 		held[(*count)++] = mr;
-	else
+	else if (is_next)
 		sender_fail_response(&qp->tx, error, out->msn);
 	return mr;
 }
@@ -63,8 +66,8 @@ transmit(struct qp *qp)
 		uint32_t skip = i == tx->out_head ? tx->out_sent : 0;
 		if (count + OUT_SEGMENTS + 2 > IOVECS)
 			break;
-		if (!hold_source(qp, out, held, &held_count))
-			break; /* what goes before it goes */
+		if (!hold_source(qp, out, i == tx->out_head, held, &held_count))
+			break;
 		count += iovecs_of(out, skip, iovecs + count);
 		size += out->size - skip;
 	}
@@ -77,6 +80,7 @@ transmit(struct qp *qp)
 		if (failure == EINTR)
 			return;
 		if (failure != EAGAIN && failure != EWOULDBLOCK && failure != ENOBUFS) {
+			tx->is_lost = true;
 			sender_fail(tx);
 			return;
 		}

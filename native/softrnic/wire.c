@@ -39,6 +39,7 @@
 #define TERMINATE_LENGTH_VALID 0x80 /* M */
 #define TERMINATE_DDP_HEAD 0x40     /* D */
 #define TERMINATE_RDMAP_HEAD 0x20   /* R */
+#define TERMINATE_TAKEN 4           /* in the reserved octet: of so many octets at the end */
 
 static uint8_t *
 put16(uint8_t *out, uint16_t value)
@@ -434,7 +435,7 @@ terminate_encode(uint8_t *out, const struct terminate *terminate)
 
 	*end++ = (terminate->has_head ? TERMINATE_LENGTH_VALID | TERMINATE_DDP_HEAD : 0) |
 		 (terminate->has_read ? TERMINATE_RDMAP_HEAD : 0);
-	*end++ = 0;
+	*end++ = terminate->has_taken ? TERMINATE_TAKEN : 0;
 	/* The length and the DDP header are, in this order, how the FPDU began. */
 	if (terminate->has_head)
 		end += fpdu_encode(end, &terminate->head);
@@ -442,6 +443,8 @@ terminate_encode(uint8_t *out, const struct terminate *terminate)
 		read_request_encode(end, &terminate->read);
 		end += READ_REQUEST_SIZE;
 	}
+	if (terminate->has_taken)
+		end = put32(end, terminate->taken);
 	return (size_t)(end - out);
 }
 
@@ -483,6 +486,11 @@ terminate_decode(const uint8_t *in, size_t size, struct terminate *terminate)
 	terminate->error = get16(in);
 	flags = in[2];
 	siw = undo_siw_order(&terminate->error, &flags, size);
+	if (!siw && in[3] == TERMINATE_TAKEN && size >= TERMINATE_CONTROL + 4) {
+		end -= 4;
+		terminate->has_taken = true;
+		terminate->taken = get32(end);
+	}
 	in += TERMINATE_CONTROL;
 	/* An offender that is cut off takes nothing from the error that is told. */
 	if (flags & (TERMINATE_LENGTH_VALID | TERMINATE_DDP_HEAD)) {

@@ -87,7 +87,7 @@ enum { QN_SEND = 0, QN_READ_REQUEST = 1, QN_TERMINATE = 2, QN_ATOMIC_RESPONSE = 
 #define ATOMIC_REQUEST_SIZE 52
 #define ATOMIC_RESPONSE_SIZE 12
 #define IMMEDIATE_SIZE 8
-#define TERMINATE_MAX 64 /* control word, DDP length, the offender's DDP and RDMAP headers */
+#define TERMINATE_MAX 64 /* control word, DDP length, the offender's headers, what is taken */
 
 struct fpdu_head {
 	bool tagged;
@@ -191,6 +191,12 @@ struct terminate {
 	struct fpdu_head head;
 	bool has_read;
 	struct read_request read;
+	/*
+	 * Between soft RNICs, behind what the RFC has: how many of the receiver's FPDUs, answers
+	 * not counted, the sender has taken.
+	 */
+	bool has_taken;
+	uint32_t taken;
 };
 
 /* The payload of a Terminate. At most TERMINATE_MAX bytes; returns how many. */

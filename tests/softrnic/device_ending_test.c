@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* device_ending_test.c -- connections that end: what becomes of what was posted, and in which
  * order. */
+#include "softrnic.h"
+
 #include "device_test.h"
 
 /* ---- queue pairs that go away ---- */
@@ -107,6 +109,184 @@ test_a_batch_whose_queue_pair_is_reset(void)
 	both_fini(&both);
 }
 
+/* ---- what the peer has taken ---- */
+
+enum how { DISCONNECT, ERROR_STATE, RESET, DESTROY, OWN_MISTAKE, HOWS };
+
+static void
+end_by(enum how how, struct side *side)
+{
+	struct ibv_sge sge = sge_of(side, 0, 8);
+	struct ibv_send_wr wr = wr_of(IBV_WR_SEND, 99, &sge, 1, NULL, 0);
+	switch (how) {
+	case DISCONNECT:
+		CHECK(rdma_disconnect(side->id), 0);
+		break;
+	case ERROR_STATE:
+		to_state(side->qp, IBV_QPS_ERR);
+		break;
+	case RESET:
+		to_state(side->qp, IBV_QPS_RESET);
+		break;
+	case DESTROY:
+		rdma_destroy_qp(side->id);
+		break;
+	default:
+		sge.lkey ^= 0x1111;
+		CHECK(post(side, &wr), 0);
+		break;
+	}
+}
+
+/* The n-th request to the other side, of a kind that takes a receive or of all kinds by turns. */
+static void
+post_nth(struct both *both, uint64_t n, bool is_mixed)
+{
+	static const enum ibv_wr_opcode opcodes[] = {
+		IBV_WR_SEND,      IBV_WR_RDMA_WRITE,          IBV_WR_SEND_WITH_IMM,
+		IBV_WR_RDMA_READ, IBV_WR_RDMA_WRITE_WITH_IMM, IBV_WR_ATOMIC_FETCH_AND_ADD};
+	enum ibv_wr_opcode opcode = is_mixed ? opcodes[n % 6] : IBV_WR_SEND;
+	bool takes_receive = opcode != IBV_WR_RDMA_WRITE && opcode != IBV_WR_RDMA_READ &&
+			     opcode != IBV_WR_ATOMIC_FETCH_AND_ADD;
+	struct ibv_sge sge = sge_of(&both->a, 0, opcode == IBV_WR_ATOMIC_FETCH_AND_ADD ? 8 : 64);
+	struct ibv_send_wr wr = wr_of(
+		opcode, n, &sge, 1, takes_receive && opcode == IBV_WR_SEND ? NULL : &both->b, 4096);
+	if (takes_receive)
+		CHECK(post_receive(&both->b, n, 8192, 64), 0);
+	CHECK(post(&both->a, &wr), 0);
+}
+
+/* The last one is a Send; when it has been received the peer ends the connection at once. */
+static void
+end_behind_the_last_receive(enum how how, uint64_t depth, bool is_mixed)
+{
+	struct both both;
+	int before = failures;
+	both_init(&both, NULL);
+	uint64_t last = is_mixed ? depth / 6 * 6 : depth - 1;
+	for (uint64_t i = 0; i <= last; i++)
+		post_nth(&both, i, is_mixed);
+	while (TAKE(both.b.recv_cq).wr_id != last)
+		;
+	end_by(how, &both.b);
+	for (uint64_t i = 0; i <= last; i++)
+		TAKE_THIS(both.a.send_cq, i, IBV_WC_SUCCESS);
+	EXPECT(both.a.id, RDMA_CM_EVENT_DISCONNECTED, 0);
+	check_empty(__LINE__, both.a.send_cq, 0);
+	both_fini(&both);
+	if (failures != before)
+		printf("end %d, %d requests%s\n", how, (int)last + 1, is_mixed ? ", mixed" : "");
+}
+
+static void
+test_what_the_peer_has_taken_completes_though_it_ends_the_connection_at_once(void)
+{
+	for (enum how how = DISCONNECT; how < HOWS; how++) {
+		for (uint64_t depth = 2; depth <= 32; depth += depth < 6 ? 1 : 9) {
+			end_behind_the_last_receive(how, depth, false);
+			end_behind_the_last_receive(how, depth + 4, true);
+		}
+	}
+}
+
+/* The peer has sent more than can be kept while it waits for a receive: its last word is behind. */
+static void
+test_what_the_peer_has_taken_completes_though_there_is_no_room_for_what_it_sent(void)
+{
+	enum { MANY = 5, LARGE = 64000, DEPTH = 5 };
+	struct both both;
+	both_init(&both, &(struct options){.size = LARGE});
+	for (uint64_t i = 0; i < MANY; i++) {
+		/* All but the last are kept, and that stays in the socket, with what follows it. */
+		struct ibv_sge sge = sge_of(&both.b, 0, i < MANY - 1 ? LARGE : LARGE / 8);
+		struct ibv_send_wr wr = wr_of(IBV_WR_SEND, i, &sge, 1, NULL, 0);
+		CHECK(post(&both.b, &wr), 0);
+	}
+	sleep_ms(20); /* to be there */
+	for (uint64_t i = 0; i < DEPTH; i++)
+		post_nth(&both, i, false);
+	for (uint64_t i = 0; i < DEPTH; i++)
+		TAKE_THIS(both.b.recv_cq, i, IBV_WC_SUCCESS);
+	end_by(DISCONNECT, &both.b);
+	for (uint64_t i = 0; i < DEPTH; i++)
+		TAKE_THIS(both.a.send_cq, i, IBV_WC_SUCCESS);
+	EXPECT(both.a.id, RDMA_CM_EVENT_DISCONNECTED, 0);
+	for (uint64_t i = 0; i < MANY; i++)
+		TAKE_THIS(both.b.send_cq, i, IBV_WC_WR_FLUSH_ERR);
+	CHECK(post_receive(&both.a, 7, 0, LARGE), 0);
+	TAKE_THIS(both.a.recv_cq, 7, IBV_WC_WR_FLUSH_ERR);
+	both_fini(&both);
+}
+
+/* Of those that wait for a receive nothing is known but that they were not received. */
+static void
+test_what_the_peer_has_not_taken_is_flushed(void)
+{
+	enum { ALL_OF_THEM = 20 };
+	for (uint64_t taken = 0; taken < ALL_OF_THEM; taken++) {
+		struct both both;
+		both_init(&both, NULL);
+		for (uint64_t i = 0; i < taken; i++)
+			CHECK(post_receive(&both.b, i, 8192, 64), 0);
+		for (uint64_t i = 0; i < ALL_OF_THEM; i++) {
+			struct ibv_sge sge = sge_of(&both.a, 0, 64);
+			struct ibv_send_wr wr = wr_of(IBV_WR_SEND, i, &sge, 1, NULL, 0);
+			CHECK(post(&both.a, &wr), 0);
+		}
+		for (uint64_t i = 0; i < taken; i++)
+			TAKE_THIS(both.b.recv_cq, i, IBV_WC_SUCCESS);
+		end_by(DISCONNECT, &both.b);
+		for (uint64_t i = 0; i < ALL_OF_THEM; i++)
+			TAKE_THIS(both.a.send_cq, i,
+				  i < taken ? IBV_WC_SUCCESS : IBV_WC_WR_FLUSH_ERR);
+		both_fini(&both);
+	}
+}
+
+/* Whether the peer has got the second Read while it answers the first. */
+static bool
+has_two_to_answer(struct side *side)
+{
+	struct sender *tx = &to_qp(side->qp)->tx;
+	int64_t until = now_ms() + 1000;
+	uint32_t left = 0;
+	do {
+		pthread_mutex_lock(&tx->lock);
+		left = tx->inbound_tail - tx->inbound_head;
+		pthread_mutex_unlock(&tx->lock);
+	} while (left < 2 && now_ms() < until);
+	return left == 2;
+}
+
+/* What the second one reads from is taken back: it fails, and the first does not. */
+static void
+test_a_read_whose_memory_is_taken_back_before_its_turn(void)
+{
+	enum { LARGE = 16 << 20 };
+	bool is_there = false;
+	for (int round = 0; round < 20 && !is_there; round++) {
+		struct both both;
+		both_init(&both, &(struct options){.size = LARGE});
+		struct ibv_mr *mr = ibv_reg_mr(both.b.pd, both.b.bytes, 64, ALL_ACCESS);
+		MUST(mr);
+		struct ibv_sge large = sge_of(&both.a, 0, LARGE), small = sge_of(&both.a, 0, 64);
+		struct ibv_send_wr first = wr_of(IBV_WR_RDMA_READ, 1, &large, 1, &both.b, 0);
+		struct ibv_send_wr second = wr_of(IBV_WR_RDMA_READ, 2, &small, 1, &both.b, 0);
+		second.wr.rdma.rkey = mr->rkey;
+		first.next = &second;
+		CHECK(post(&both.a, &first), 0);
+		is_there = has_two_to_answer(&both.b);
+		CHECK(ibv_dereg_mr(mr), 0);
+		if (is_there) {
+			TAKE_THIS(both.a.send_cq, 1, IBV_WC_SUCCESS);
+			TAKE_THIS(both.a.send_cq, 2, IBV_WC_REM_ACCESS_ERR);
+			EXPECT(both.a.id, RDMA_CM_EVENT_DISCONNECTED, 0);
+		}
+		both_fini(&both);
+	}
+	CHECK(is_there, true);
+}
+
 /* ---- the order of what is flushed ---- */
 
 enum { QUEUED = 30000, MOST = 60000 };
@@ -188,6 +368,10 @@ main(void)
 
 	RUN(test_queue_pairs_that_go_away_complete_nothing);
 	RUN(test_a_batch_whose_queue_pair_is_reset);
+	RUN(test_what_the_peer_has_taken_completes_though_it_ends_the_connection_at_once);
+	RUN(test_what_the_peer_has_taken_completes_though_there_is_no_room_for_what_it_sent);
+	RUN(test_what_the_peer_has_not_taken_is_flushed);
+	RUN(test_a_read_whose_memory_is_taken_back_before_its_turn);
 	RUN(test_what_is_posted_while_older_requests_are_flushed_completes_behind_them);
 	return report();
 }

@@ -206,7 +206,9 @@ step_fpdu(void)
 						       .qn = take(1) & 3,
 						       .msn = take(1),
 						       .stag = mr->rkey,
-						       .to = IOVA}};
+						       .to = IOVA},
+					      .has_taken = choice & 16,
+					      .taken = choice & 16 ? take(1) : 0};
 		terminate.head.tagged = terminate.head.opcode == RDMAP_WRITE;
 		head.payload = (uint16_t)terminate_encode(payload, &terminate);
 	}

@@ -65,7 +65,8 @@ fuzz_terminate(const uint8_t *in, size_t size)
 		return;
 	}
 	REQUIRE(*wire_error_str(terminate.error));
-	REQUIRE(size >= 4 + (terminate.has_head ? 2 + 14 + 4 * !terminate.head.tagged : 0) +
+	REQUIRE(size >= 4 + 4u * terminate.has_taken +
+				(terminate.has_head ? 2 + 14 + 4 * !terminate.head.tagged : 0) +
 				(terminate.has_read ? READ_REQUEST_SIZE : 0));
 	/* Not always the same bytes: siw's come out as the RFC's. But then again the same. */
 	length = terminate_encode(again, &terminate);
@@ -79,6 +80,7 @@ fuzz_terminate(const uint8_t *in, size_t size)
 	REQUIRE(terminate_decode(again, length, &back));
 	REQUIRE(back.error == terminate.error);
 	REQUIRE(back.has_head == terminate.has_head && back.has_read == terminate.has_read);
+	REQUIRE(back.has_taken == terminate.has_taken && back.taken == terminate.taken);
 	REQUIRE(terminate_encode(twice, &back) == length);
 	REQUIRE(!memcmp(twice, again, length));
 }

@@ -482,6 +482,24 @@ test_terminate_bytes(void)
 	CHECK(terminate_try("01 02 ff ff 00 2e" READ_HEAD READ_BODY, &back), true);
 	CHECK(back.has_head && back.has_read, true);
 	CHECK(back.error, ERROR_ACCESS);
+	CHECK(back.has_taken, false);
+	/* What is taken, behind whatever there is; cut off, or a reserved octet: nothing. */
+	terminate.has_taken = true;
+	terminate.taken = 0xfffffffe;
+	CHECK_BYTES(out, terminate_encode(out, &terminate),
+		    "01 02 e0 04 00 2e" READ_HEAD READ_BODY "ff ff ff fe");
+	CHECK(terminate_try("01 02 e0 04 00 2e" READ_HEAD READ_BODY "ff ff ff fe", &back), true);
+	CHECK(back.has_head && back.has_read && back.has_taken, true);
+	CHECK(back.taken, 0xfffffffe);
+	terminate = (struct terminate){.error = ERROR_MPA_CLOSED, .has_taken = true, .taken = 7};
+	CHECK_BYTES(out, terminate_encode(out, &terminate), "20 01 00 04 00 00 00 07");
+	CHECK(terminate_try("20 01 00 04 00 00 00 07", &back), true);
+	CHECK(back.error, ERROR_MPA_CLOSED);
+	CHECK(back.has_taken && !back.has_head && back.taken == 7, true);
+	CHECK(terminate_try("20 01 00 04 00 00 00", &back), true);
+	CHECK(back.has_taken, false);
+	CHECK(terminate_try("20 01 00 05 00 00 00 07", &back), true);
+	CHECK(back.has_taken, false);
 }
 
 static void
