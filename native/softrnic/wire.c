@@ -485,8 +485,9 @@ terminate_decode(const uint8_t *in, size_t size, struct terminate *terminate)
 		return false;
 	terminate->error = get16(in);
 	flags = in[2];
-	siw = undo_siw_order(&terminate->error, &flags, size);
-	if (!siw && in[3] == TERMINATE_TAKEN && size >= TERMINATE_CONTROL + 4) {
+	/* siw, as the RFC, has nothing in the last octet. */
+	siw = in[3] != TERMINATE_TAKEN && undo_siw_order(&terminate->error, &flags, size);
+	if (in[3] == TERMINATE_TAKEN && size >= TERMINATE_CONTROL + 4) {
 		end -= 4;
 		terminate->has_taken = true;
 		terminate->taken = get32(end);
