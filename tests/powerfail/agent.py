@@ -120,6 +120,10 @@ class RemotePool:
         """Make what was written durable."""
         self._call("persist", offset, length, timeout=timeout)
 
+    def commit(self, content_length: int | None, *, timeout: float) -> None:
+        """Note that it is whole, and put it in its place."""
+        self._call("commit", content_length, timeout=timeout)
+
     def set_content_length(self, length: int | None, *, timeout: float) -> None:
         """Note a content length."""
         self._call("set_content_length", length, timeout=timeout)
@@ -168,10 +172,16 @@ class RemoteClient:
         return RemotePool(self, *self.call(0, "open_pool", name, timeout=timeout))
 
     def create_pool(
-        self, name: str, size: int, *, content_length: int | None = None, timeout: float
+        self,
+        name: str,
+        size: int,
+        *,
+        content_length: int | None = None,
+        replace: bool = False,
+        timeout: float,
     ) -> RemotePool:
         """Create a pool."""
-        options = {"content_length": content_length, "timeout": timeout}
+        options = {"content_length": content_length, "replace": replace, "timeout": timeout}
         return RemotePool(self, *self.call(0, "create_pool", name, size, **options))
 
     def list_pools(self, *, timeout: float) -> list[PoolInfo]:

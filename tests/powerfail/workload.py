@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 from rpma.errors import RpmaError
 from rpma.pool import Client, Persistency, Pool, TargetLost
@@ -171,8 +171,17 @@ class Writer(Worker):
             )
 
 
+class Small(NamedTuple):
+    """What a small pool may be: `byte` is each of its bytes, None: nobody knows."""
+
+    size: int
+    content_length: int | None
+    incomplete: bool = False
+    byte: int | None = 0
+
+
 class Keeper(Worker):
-    """Creates, changes and removes small pools.
+    """Creates, changes, replaces and removes small pools.
 
     Attributes:
         kind: of the storage.
@@ -188,10 +197,8 @@ class Keeper(Worker):
         super().__init__(f"{kind}/small", chance)
         self.kind = kind
         self.acknowledged = self.checked = self.lost = 0
-        # What each pool may be, (size, content length), None being absent: one of these.
-        self._allowed: dict[str, list[tuple[int, int | None] | None]] = {
-            name: [None] for name in self.NAMES
-        }
+        # What each pool may be, None being absent: one of these.
+        self._allowed: dict[str, list[Small | None]] = {name: [None] for name in self.NAMES}
 
     def open(self, client: Client | RemoteClient) -> None:
         """Compare the pools with what was acknowledged, with a new client."""
@@ -203,17 +210,23 @@ class Keeper(Worker):
                 self.errors.append(f"{self.kind}/{name}: {info.problem}")
         for name, allowed in self._allowed.items():
             self.checked += 1
-            now = (there[name].size, there[name].content_length) if name in there else None
-            if now not in allowed:
+            now: Small | None = None
+            data = b""
+            if name in there:
+                info = there[name]
+                now = Small(info.size, info.content_length, info.incomplete, None)
+                if not info.problem:
+                    try:
+                        with client.open_pool(name, timeout=CALL_LIMIT) as pool:
+                            data = pool.read(timeout=CALL_LIMIT)
+                    except RpmaError as error:
+                        self.unopened += 1
+                        self.errors.append(f"{self.kind}/{name} does not open: {error!r}")
+            found = [each for each in allowed if _is_so(each, now, data)]
+            if not found:
                 self.lost += 1
                 self.errors.append(f"{self.kind}/{name} should be {allowed}, and is {now}")
-            self._allowed[name] = [now]
-            if now is not None and not there[name].problem:
-                try:
-                    client.open_pool(name, timeout=CALL_LIMIT).close()
-                except RpmaError as error:
-                    self.unopened += 1
-                    self.errors.append(f"{self.kind}/{name} does not open: {error!r}")
+            self._allowed[name] = found[:1] or [now]
 
     def work(self) -> None:
         """One change of one pool."""
@@ -224,21 +237,40 @@ class Keeper(Worker):
         [now] = allowed
         size = self.chance.randint(1, 200_000)
         length = self.chance.choice((None, self.chance.randint(0, size)))
-        deed = self.chance.choice(("remove", "resize", "content"))
-        if now is None:
-            allowed.append((size, length))
+        deed = self.chance.choice(("remove", "resize", "content", "replace", "replace"))
+        if deed == "replace":
+            byte = self.chance.randint(1, 255)
+            allowed.append(Small(size, length, byte=byte))
+            with client.create_pool(
+                name, size, content_length=length, replace=True, timeout=CALL_LIMIT
+            ) as pool:
+                pool.write(0, bytes([byte]) * size, timeout=CALL_LIMIT)
+                pool.commit(length, timeout=CALL_LIMIT)
+        elif now is None:
+            allowed.append(Small(size, length))
             client.create_pool(name, size, content_length=length, timeout=CALL_LIMIT).close()
         elif deed == "remove":
             allowed.append(None)
             client.remove_pool(name, timeout=CALL_LIMIT)
         elif deed == "resize":
-            allowed.append((size, None if now[1] is None else min(now[1], size)))
+            kept = None if now.content_length is None else min(now.content_length, size)
+            is_cut = now.incomplete or kept != now.content_length
+            is_same = size <= now.size or now.byte == 0  # what is added is zero
+            allowed.append(Small(size, kept, is_cut, now.byte if is_same else None))
             client.resize_pool(name, size, timeout=CALL_LIMIT)
         else:
-            length = None if length is None else min(length, now[0])
-            allowed.append((now[0], length))
+            length = None if length is None else min(length, now.size)
+            allowed.append(now._replace(content_length=length))
             with client.open_pool(name, timeout=CALL_LIMIT) as pool:
                 pool.set_content_length(length, timeout=CALL_LIMIT)
         del allowed[:-1]
         self.acknowledged += 1
         time.sleep(self.chance.random() * 0.05)  # it costs the guest more than a record does
+
+
+def _is_so(allowed: Small | None, now: Small | None, data: bytes) -> bool:
+    if allowed is None or now is None:
+        return allowed is now
+    if allowed.byte is not None and data.strip(bytes([allowed.byte])):
+        return False
+    return now == allowed._replace(byte=None)

@@ -44,7 +44,7 @@ class Put:
         size: of what is to be put, in bytes; None: it is not known before the end comes.
         replaces: whether nothing of it counts before the pool is in its place.
         written: the target's memory has so many bytes.
-        persisted: so many were made durable, from the first on.
+        persisted: so many were made durable, from the first on, and are noted as the content.
         persistency: how they become so, or "" as long as there is no pool.
         ending: whether the target was asked to note that the pool is whole.
         ended: whether it has done so.
@@ -109,10 +109,12 @@ def put_into(pool: Pool, source: BinaryIO, state: Put, moved: Moved) -> None:
             _persist(pool, state)
             last = time.monotonic()
         moved(state.written)
-    _persist(pool, state)
+    is_durable = pool.persistency is not Persistency.NONE
+    if is_durable and state.written > state.persisted:
+        pool.persist(state.persisted, state.written - state.persisted)
     state.ending = True
     pool.commit(state.written, persist=False)
-    state.ended = True
+    state.persisted, state.ended = state.written if is_durable else 0, True
 
 
 def _file(pool: Pool, source: BinaryIO, size: int) -> Iterator[int]:
