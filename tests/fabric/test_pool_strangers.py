@@ -307,6 +307,24 @@ def test_bad_logins_leave_few_and_short_lines(
     assert all(len(line) < 250 and line.isprintable() for line in lines)
 
 
+def test_an_error_of_the_target_that_strangers_provoke_is_not_logged_without_end(
+    target: Target, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> Any:
+        raise LookupError("it is wrong")
+
+    monkeypatch.setattr(session.Keys, "derive", fail)
+    for _ in range(2 * words.LINES):
+        with closing(Stranger(target)) as stranger:
+            stranger.receive(messages.Hello)
+            stranger.send(messages.Login(messages.VERSION, "", bytes(32), bytes(32)))
+            stranger.check_ended()
+    wait_left(target)
+    target.close()
+    assert caplog.text.count("LookupError: it is wrong") == words.LINES
+    assert f"{words.LINES} more lines left out: errors of the target" in caplog.text
+
+
 def test_a_client_that_is_refused_much_leaves_few_and_short_lines(
     target: Target, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -99,7 +99,13 @@ class Session:
             why = "the target ends"
         except Exception:
             why = "an error of the target"
-            log.exception("%s: an error of the target", self.name)
+            self._target.sparing(
+                logging.ERROR,
+                "errors of the target",
+                "%s: an error of the target",
+                self.name,
+                with_trace=True,
+            )
         finally:
             await to_its_end(self._leave())
             words = "%s (%s) has gone: %s"

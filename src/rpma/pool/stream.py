@@ -28,7 +28,7 @@ MAX_LOGIN: Final = 1024
 """The longest payload that is taken of somebody who has not shown the token, in bytes."""
 
 READ_AHEAD: Final = 32 << 10
-"""The connection is read no further ahead than twice this, in bytes."""
+"""While more than twice this waits to be looked at, nothing is read, in bytes."""
 
 _READ_SIZE: Final = 64 << 10
 

@@ -68,14 +68,16 @@ class Sparing:
         self._seen: dict[tuple[int, str], int] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def __call__(self, level: int, kind: str, text: str, *values: object) -> None:
+    def __call__(
+        self, level: int, kind: str, text: str, *values: object, with_trace: bool = False
+    ) -> None:
         """Log ``text % values``; `kind` is what further lines are counted as."""
         if self._timer is None:
             self._timer = self._loop.call_later(PERIOD, self.sum_up)
         key = level, kind
         self._seen[key] = seen = self._seen.get(key, 0) + 1
         if seen <= LINES:
-            self._log.log(level, text, *values)
+            self._log.log(level, text, *values, exc_info=with_trace)
 
     def sum_up(self) -> None:
         """Say how many lines were left out, and begin anew."""
