@@ -449,7 +449,7 @@ def _map_open_file(fd: int, name: str, size: int | None, dax: bool | None) -> Me
         kind=kind,
         path=name,
         is_dax=kind == "device",
-        has_writeback=kind == "file" and not _is_in_memory(fd),
+        has_writeback=kind == "file" and not is_in_memory(fd),
     )
 
 
@@ -500,7 +500,7 @@ def is_on_tmpfs(fd: int) -> bool:
     return bool(lib.rpmapy_file_system_magic(fd) == _TMPFS_MAGIC)
 
 
-def _is_in_memory(fd: int) -> bool:
+def is_in_memory(fd: int) -> bool:
     """Whether an open file's pages are the file, by its file system. What a file system is laid
     over (overlayfs), or whose it is (NFS), it does not say: those count as written back.
     """

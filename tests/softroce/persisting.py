@@ -6,64 +6,32 @@ is the RDMA device's. What was found is a line of JSON on stdout.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import mmap
 import os
-import struct
 import subprocess
 import sys
 from pathlib import Path
+
+from blocks import PAGE, on_disk, places_of
 
 from rpma import allocation
 from rpma.pool import Client, Target
 from rpma.pool.header import DATA_OFFSET
 from rpma.pool.served_pool import ServedPool
 
-PAGE = 4096
 HUGE_PAGE = 2 << 20
 TIMES = 6
 LIMIT = 60.0
 """For a call, in seconds."""
 
-FIEMAP = 0xC020660B
-"""The ioctl that tells where a file is on its disk. FIBMAP would write dirty pages first."""
-
-_FIEMAP = struct.Struct("=QQIIII")
-_EXTENT = struct.Struct("=QQQ16xI12x")
-_EXTENTS = 32
-
 _TOKEN = "a token of sixteen"
 _keeps_rdma_writes = allocation.Memory.keeps_rdma_writes
-
-
-def places_of(file: Path, count: int) -> list[int]:
-    """Where the first pages of a pool's data are on the disk, in bytes."""
-    end = DATA_OFFSET + count * PAGE
-    answer = bytearray(_FIEMAP.pack(0, end, 0, 0, _EXTENTS, 0) + bytes(_EXTENTS * _EXTENT.size))
-    with file.open("rb") as stored:
-        fcntl.ioctl(stored, FIEMAP, answer)
-    mapped = _FIEMAP.unpack_from(answer)[3]
-    found = {}
-    for number in range(mapped):
-        at, on_disk, length, _ = _EXTENT.unpack_from(answer, _FIEMAP.size + number * _EXTENT.size)
-        found.update({at + step: on_disk + step for step in range(0, length, PAGE)})
-    return [found[at] for at in range(DATA_OFFSET, end, PAGE)]
-
-
-def on_disk(device: str, place: int) -> bytes:
-    """What the disk has there, past all of the guest's caches."""
-    page = mmap.mmap(-1, PAGE)
-    fd = os.open(device, os.O_RDONLY | os.O_DIRECT)
-    assert os.preadv(fd, [page], place) == PAGE
-    os.close(fd)
-    return page[:]
 
 
 def persist(folder: Path, device: str, client: Client, name: str) -> dict[str, object]:
     """Persist many times in one place, and twice in each of some pages."""
     with client.create_pool(name, (1 + TIMES) * PAGE, timeout=LIMIT) as pool:
-        places = places_of(folder / f"{name}.pool", 1 + TIMES)
+        places = places_of(folder / f"{name}.pool", DATA_OFFSET, 1 + TIMES)
 
         def is_kept(page: int, number: int) -> bool:
             data = number.to_bytes(2, "little") * (PAGE // 2)

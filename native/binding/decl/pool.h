@@ -24,6 +24,10 @@ int rpmapy_durable_write_back(struct rpmapy_durable *durable);
 int rpmapy_durable_failed(struct rpmapy_durable *durable);
 int rpmapy_is_pmem(const void *address, size_t length);
 
+/* ---- cache.c: what the kernel has cached of a file ---- */
+
+int rpmapy_cache_renew(int fd, uint64_t size, int *before, uint64_t *written);
+
 /*
  * ---- client.c: post, and take the next completion, which may be that of another request ----
  * posted, which must be 0, becomes how many were; then what is returned is the wait's.

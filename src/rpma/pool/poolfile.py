@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import warnings
@@ -13,7 +14,10 @@ from rpma.pool.errors import PoolDamagedError
 from rpma.pool.header import DATA_OFFSET, SLOT_SIZE, Header, choose
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
+
+    from rpma.pool.cached import Belief
 
 __all__ = ["PoolFile", "examine", "file_length", "write_all", "zero"]
 
@@ -32,13 +36,24 @@ class PoolFile:
         beside: what the file is called for as long as it is not in its place; "" once it is.
     """
 
-    def __init__(self, name: str, path: str, fd: int, header: Header, *, beside: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        fd: int,
+        header: Header,
+        belief: Belief,
+        *,
+        beside: str = "",
+    ) -> None:
         """For `Store` only."""
         self.name = name
         self.path = path
         self.header = header
         self.beside = beside
         self._fd = fd
+        self._belief = belief
+        self._doubts = belief.doubts(fd)
 
     @property
     def fd(self) -> int:
@@ -52,10 +67,40 @@ class PoolFile:
         """Whether `close` has been called."""
         return self._fd < 0
 
+    def sync(self) -> None:
+        """Make all that was written to the file durable.
+
+        Raises:
+            OSError: the storage failed. It stays failed: the next open does not believe the cache.
+        """
+        with self.doubting():
+            os.fdatasync(self.fd)
+
+    @contextlib.contextmanager
+    def doubting(self) -> Iterator[None]:
+        """While something is written: if that fails, what is cached may never be on the storage."""
+        try:
+            yield
+        except BaseException:
+            self.doubt()
+            raise
+
+    def doubt(self) -> None:
+        """The storage has failed: the next open does not believe the cache."""
+        self._belief.doubt(self.fd)
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether the storage has failed since the file was opened."""
+        return self._belief.doubts(self.fd) != self._doubts
+
     def close(self) -> None:
-        """Close the file. Closing again does nothing. Makes no data durable."""
+        """Close the file. Closing again does nothing. Makes no data durable: `sync` comes first
+        where the file was mapped and written to.
+        """
         fd, self._fd = self._fd, -1
         if fd >= 0:
+            self._belief.confirm(fd, self.header.pool_id, self._doubts)
             os.close(fd)
 
     def __enter__(self) -> PoolFile:
@@ -73,7 +118,8 @@ class PoolFile:
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
             warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
-            self.close()
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
     def __repr__(self) -> str:
         state = " (closed)" if self.closed else ""

@@ -198,6 +198,7 @@ class ServedPools:
                 raise
         with self._lock:
             pool.users[user] = access
+            pool.was_written |= access in WRITING
             if pool.place is Place.NAMED:
                 self._open[pool.name] = pool
         return pool
@@ -246,6 +247,8 @@ class ServedPools:
             PoolError: it is not so, unless the words say that it is not known whether durably.
         """
         if pool.file is not None:
+            if pool.durable is not None and pool.durable.failed:
+                pool.file.doubt()
             try:
                 self._files().complete(pool.file, content_length)
             finally:

@@ -62,6 +62,7 @@ class ServedPool:
         durable: by which the answers to flush requests make it so.
         is_shadowed: whether the RNIC works on a copy in DRAM, since the device cannot pin the file,
             or what it writes there could be lost.
+        was_written: whether somebody who may write has had it open.
         is_told: whether who created it has been told that it is there; it goes if they never are.
         place: whether its name leads to it.
     """
@@ -75,6 +76,7 @@ class ServedPool:
         self.persistency = Persistency.NONE
         self.durable: Durable | None = None
         self.is_shadowed = False
+        self.was_written = False
         self.is_told = True
         self.place = Place.NAMED
         self._mapping: allocation.Memory | None = None
@@ -142,12 +144,27 @@ class ServedPool:
         try:
             if self.is_shadowed and self.durable is not None:
                 self.durable.write_back()
+            if self.was_written and self.persistency is Persistency.MSYNC:
+                self._sync()
         finally:
             self.drop()
+
+    def _sync(self) -> None:
+        """Leave nothing in the cache that could get lost when nobody is told any more."""
+        assert self.file is not None
+        try:
+            self.file.sync()
+        except OSError as error:
+            raise StorageError(
+                f"pool {self.name!r}: the storage has failed ({error.strerror}): what was written "
+                "and not persisted may be lost"
+            ) from error
 
     def drop(self) -> None:
         """Let go of the memory and the file, and of what only the copy in DRAM has."""
         if self.durable is not None:
+            if self.durable.failed and self.file is not None and not self.file.closed:
+                self.file.doubt()
             self.durable.close()
         for view in (self._data, self._stored):
             if view is not None:

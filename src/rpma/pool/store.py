@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from weakref import WeakValueDictionary
 
 from rpma.errors import ClosedError
+from rpma.pool.cached import Belief, renew
 from rpma.pool.catalog import Catalog, Listed, Totals
 from rpma.pool.errors import (
     PoolExistsError,
@@ -100,6 +101,7 @@ class Store:
         self._directory = os.path.abspath(path)
         self._process = os.getpid()
         self._changing = _Locks()
+        self._belief = Belief()
         try:
             self._take()
         except BaseException:
@@ -212,7 +214,7 @@ class Store:
             os.unlink(made[0], dir_fd=folder.fd)
             folder.sync()
             self._catalog.made(name, fd, header)
-        return PoolFile(name, folder.path_of(name), fd, header)
+        return PoolFile(name, folder.path_of(name), fd, header, self._belief)
 
     def create_beside(
         self,
@@ -244,7 +246,7 @@ class Store:
                 "for both",
                 where=error.where,
             ) from None
-        return PoolFile(name, folder.path_of(name), fd, header, beside=made[0])
+        return PoolFile(name, folder.path_of(name), fd, header, self._belief, beside=made[0])
 
     @contextlib.contextmanager
     def _making(
@@ -316,7 +318,9 @@ class Store:
             os.unlink(beside, dir_fd=folder.fd)
 
     def open(self, name: str) -> PoolFile:
-        """Open a pool for reading and writing.
+        """Open a pool for reading and writing. What is read from it is on its storage: where what
+        the kernel has cached of it may not be, since this is the first time or the storage has
+        failed, the cache is dropped or written again.
 
         Raises PoolNameError, PoolNotFoundError, PoolDamagedError where it is no regular file, has
         no valid header or is shorter than its header says, and StorageError or TargetError for
@@ -327,13 +331,32 @@ class Store:
         with pool_errors(f"open the pool {name!r}"):
             fd = folder.open(name, os.O_RDWR)
             try:
-                header, problem = examine(fd)
+                header, problem = self._examine(name, fd)
                 if header is None or problem:
                     raise folder.damaged(name, problem)
             except BaseException:
                 os.close(fd)
                 raise
-        return PoolFile(name, folder.path_of(name), fd, header)
+        return PoolFile(name, folder.path_of(name), fd, header, self._belief)
+
+    def _examine(self, name: str, fd: int) -> tuple[Header | None, str]:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return examine(fd)
+        believed = self._belief.take(fd)
+        if believed is not None:
+            header, problem = examine(fd)
+            if header is not None and header.pool_id == believed:
+                return header, problem
+        try:
+            renew(fd, self._folder.path_of(name))
+        except OSError as error:
+            raise StorageError(
+                f"cannot open the pool {name!r}: its storage fails ({reason_of(error)}), and what "
+                "the kernel has cached of it may never be there; mend the storage, then open it "
+                "again",
+                where=self._folder.path_of(name),
+            ) from error
+        return examine(fd)
 
     def update(
         self,
@@ -384,8 +407,9 @@ class Store:
             offset = slot_of(new.sequence) * SLOT_SIZE
             before = os.pread(fd, SLOT_SIZE, offset)
             try:
-                write_all(fd, encode(new), offset)
-                os.fdatasync(fd)
+                with pool_file.doubting():
+                    write_all(fd, encode(new), offset)
+                    os.fdatasync(fd)
             except BaseException:
                 # The next reader must not take a header that may not be durable for the newest one:
                 # the next update would then overwrite the other, which is.
@@ -401,9 +425,15 @@ class Store:
 
         What is in the file is durable before the header says so. Raises what `update` raises.
         """
+        what = f"complete the pool {pool_file.name!r}"
         with self._changing.of(pool_file.name):
-            with pool_errors(f"complete the pool {pool_file.name!r}"):
-                os.fdatasync(pool_file.fd)
+            if pool_file.is_doubted:  # no later success proves that all is there
+                raise StorageError(
+                    f"cannot {what}: the storage has failed, and what was written before may be "
+                    "lost; close the pool, open it again and write it again"
+                )
+            with pool_errors(what):
+                pool_file.sync()
             was_incomplete = pool_file.header.incomplete
             self.update(
                 pool_file,
@@ -437,7 +467,8 @@ class Store:
             with pool_errors(what):
                 length, new_length = os.fstat(fd).st_size, file_length(new_size)
                 if new_size > old_size:
-                    self._grow(fd, DATA_OFFSET + old_size, length, new_length, what)
+                    with pool_file.doubting():
+                        self._grow(fd, DATA_OFFSET + old_size, length, new_length, what)
                 if new_size != old_size:
                     self._write_size(pool_file, new_size)
                 if length > new_length:
