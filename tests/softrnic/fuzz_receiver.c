@@ -29,6 +29,7 @@ static struct {
 	uint8_t bytes[STREAM];
 	size_t start, end;
 	bool is_over;
+	bool is_asked; /* somebody has looked for bytes */
 	size_t cut;    /* the most that one call gets; 0: all */
 	size_t budget; /* bytes that may still be sent */
 } stream;
@@ -38,6 +39,7 @@ __wrap_recvmsg(int fd, struct msghdr *message, int flags)
 {
 	size_t left = stream.end - stream.start;
 	(void)fd, (void)flags;
+	stream.is_asked = true;
 	if (!left) {
 		errno = EAGAIN;
 		return stream.is_over ? 0 : -1;
@@ -456,6 +458,10 @@ begin(uint32_t choice)
 				     .rtr = (choice >> 4) & 3};
 	REQUIRE(setup.fd >= 0);
 	REQUIRE(qp_connect(ibv_qp, &setup) == 0);
+	/* It is this peer that it listens to. */
+	stream.is_asked = false;
+	qp->source.ready(&qp->source, EPOLLIN);
+	REQUIRE(stream.is_asked);
 }
 
 static void
