@@ -141,6 +141,15 @@ def test_a_target_warns_of_a_short_token(
     assert caplog.records[0].levelno == logging.WARNING
 
 
+def test_a_target_may_have_as_many_descriptors_as_there_are() -> None:
+    code = (
+        "import resource as r; from rpma.cli.serve import have_all_descriptors\n"
+        "hard = r.getrlimit(r.RLIMIT_NOFILE)[1]; r.setrlimit(r.RLIMIT_NOFILE, (100, hard))\n"
+        "have_all_descriptors(); assert r.getrlimit(r.RLIMIT_NOFILE) == (hard, hard)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_token_file_that_is_not_text(tmp_path: Path) -> None:
     with pytest.raises(AuthenticationError, match="not text in UTF-8"):
         tokens.read(secret(tmp_path / "token", b"\xff\xfe"))

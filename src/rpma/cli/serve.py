@@ -8,6 +8,7 @@ import enum
 import logging
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -141,6 +142,7 @@ def serve(
     on stderr.
     """
     start_log(log_level.value)
+    have_all_descriptors()
     with failing("serve"), contextlib.ExitStack() as stack:
         from rpma import InvalidArgumentError
         from rpma.cli import tokens
@@ -261,6 +263,15 @@ def _end(target: Target, drain: float, signals: Signals) -> None:
             threading.Thread(target=target.close, name="rpma-end", daemon=True).start()
         if not names:
             closing.join()
+
+
+def have_all_descriptors() -> None:
+    """Have as many file descriptors as the process may: each connection takes some."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # What is refused leaves the limit as it is, which is enough for fewer clients.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Signals:
