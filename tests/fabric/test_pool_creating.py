@@ -149,7 +149,7 @@ def test_a_pool_is_not_there_when_its_creator_left_before_it_was_told(
         client = connect(target)
         with pytest.raises(rpma.WaitTimeoutError, match="did not reply in time"):
             client.create_pool("pool", SIZE, volatile=volatile, timeout=SHORT)
-        assert slow.reached.is_set()
+        assert slow.reached.wait(SOON)
         client.close()
         slow.go_on.set()
         wait_left(target)
@@ -164,7 +164,7 @@ def test_a_pool_is_not_there_when_its_target_ended_before_it_was_told(
         slow = Slow(patch)
         with connect(target) as client, pytest.raises(rpma.WaitTimeoutError):
             client.create_pool("pool", SIZE, timeout=SHORT)
-        assert slow.reached.is_set()
+        assert slow.reached.wait(SOON)
         ending = threading.Thread(target=target.close)
         ending.start()
         ending.join(SHORT)
