@@ -439,7 +439,8 @@ def test_a_bad_request(
 @pytest.mark.parametrize("length", [0, 1, 8, 16, 31])
 def test_a_message_that_is_too_short_has_no_id(pair: tuple[Target, Client], length: int) -> None:
     _, client = pair
-    assert client.flush(0, 8) is OK  # leaves a good request in a buffer of the target
+    for _ in range(9):  # leaves a good request in each buffer of the target
+        assert client.flush(0, 8) is OK
     for _ in range(10):
         client.send(REQUEST.pack(3, 0, 8, 1, 0)[:length])
         assert client.answers(1) == [(0, BAD)]
@@ -451,8 +452,9 @@ def test_immediate_data_of_a_write_is_no_request(
     pair: tuple[Target, Client], pool: Pool, length: int
 ) -> None:
     _, client = pair
-    for _ in range(10):
-        assert client.flush(0, 8) is OK
+    for _ in range(2):
+        for _ in range(9):  # leaves a good request in each buffer of the target
+            assert client.flush(0, 8) is OK
         client.write_with_imm(pool.remote, length)
         assert client.answers(1) == [(0, BAD)]
 
@@ -963,11 +965,13 @@ def test_a_file_that_shrinks_costs_its_pool_only(
         assert client.flush(0, 8) is OK, "these pages are still there"
         assert client.flush(3 * PAGE - 8, 16) is FAILED
         assert client.flush(0, 8) is FAILED, "from now on nothing is sure"
+        client.send(SWAP_REQUEST.pack(9, 0, 8, 1, 0, 0, 1))
+        assert client.answers(1) == [(9, FAILED)], "what a swap would say of it is no more sure"
         assert pool.durable.failed == errno.EIO
         client.write(other.remote, 0, b"of use")
         assert client.flush(0, 6, pool=2) is OK
         assert other.stored()[:6] == b"of use"
-        assert target.answering.counts[3:] == (2, 0)
+        assert target.answering.counts[3:] == (3, 0)
         for call in (pool.durable.flush, pool.durable.write_back):
             with pytest.raises(StorageError) as caught:
                 call()

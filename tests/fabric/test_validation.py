@@ -58,6 +58,8 @@ MISTAKES: dict[str, Assertion | Error | Warned] = {
     "freed_handle": Assertion("mr is mr_local#1, which has been deregistered"),
     "wrong_kind": Assertion("mr is mr_local#1: not a mr_remote"),
     "wild_handle": Assertion("which is no object of librpma's"),
+    "no_handle": Assertion("conn is 0x40, which is no object of librpma's"),
+    "handle_with_an_offset": Assertion("which is no object of librpma's"),
     "request_used_up": Assertion("req is conn_req#1, which rpma_conn_req_connect() has used up"),
     "other_peer": Assertion("src, mr_local#3, is of peer#2, not of peer#1"),
     "srq_of_other_peer": Assertion("has srq#1, which is of peer#2, not of peer#1"),

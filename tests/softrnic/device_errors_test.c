@@ -294,6 +294,21 @@ test_regions_taken_back_during_transfers(void)
 	}
 }
 
+/* What no device knows is told from what this one has not. */
+static void
+test_access_that_cannot_be(void)
+{
+	struct both both;
+	both_init(&both, NULL);
+	struct side *b = &both.b;
+	errno = 0;
+	CHECK(!ibv_reg_mr(b->pd, b->bytes, 4096, 1 << 10), 1);
+	CHECK(errno, EINVAL);
+	CHECK(!ibv_reg_mr(b->pd, b->bytes, 4096, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_MW_BIND), 1);
+	CHECK(errno, EOPNOTSUPP);
+	both_fini(&both);
+}
+
 static void
 test_registering_anew(void)
 {
@@ -303,6 +318,7 @@ test_registering_anew(void)
 	struct ibv_mr *mr = ibv_reg_mr(b->pd, b->bytes, 4096, IBV_ACCESS_REMOTE_READ);
 	uint32_t old = mr->rkey;
 	CHECK(ibv_rereg_mr(mr, 0, NULL, NULL, 0, 0), IBV_REREG_MR_ERR_INPUT);
+	CHECK(ibv_rereg_mr(mr, IBV_REREG_MR_CHANGE_PD, NULL, NULL, 0, 0), IBV_REREG_MR_ERR_INPUT);
 	CHECK(ibv_rereg_mr(mr, IBV_REREG_MR_CHANGE_ACCESS, NULL, NULL, 0, IBV_ACCESS_REMOTE_WRITE),
 	      IBV_REREG_MR_ERR_INPUT);
 	CHECK(ibv_rereg_mr(mr, IBV_REREG_MR_CHANGE_ACCESS | IBV_REREG_MR_CHANGE_TRANSLATION, NULL,
@@ -694,6 +710,7 @@ main(void)
 	RUN(test_violations);
 	RUN(test_local_violations);
 	RUN(test_regions_taken_back_during_transfers);
+	RUN(test_access_that_cannot_be);
 	RUN(test_registering_anew);
 	RUN(test_many_regions_while_traffic_runs);
 	RUN(test_what_states_allow);

@@ -356,6 +356,20 @@ INFOS = st.builds(
     access=st.none() | ACCESSES,
     problem=st.text(max_size=100),
 )
+AN_INFO = PoolInfo(
+    name="x",
+    kind="dram",
+    size=1,
+    allocated=1,
+    created=0,
+    content_length=None,
+    incomplete=False,
+    pool_id=None,
+    attributes=None,
+    users=0,
+    access=None,
+    problem="",
+)
 REQUESTS = (
     st.builds(
         messages.Create,
@@ -493,10 +507,16 @@ def test_messages_that_nest_without_end_are_refused() -> None:
         messages.Close(1 << 32),
         messages.Resize("x", -1),
         messages.Resize("x", (1 << 62) + 1),
+        messages.Opened(1, bytes(256), "msync", AN_INFO),
+        messages.Listing([AN_INFO] * (messages.LISTED_AT_ONCE + 1), False),
+        messages.Failed("x" * 4097, ""),
     ],
+    ids=lambda message: type(message).__name__,
 )
 def test_a_message_out_of_its_bounds_is_refused(message: Any) -> None:
     kind = type(message) if type(message) in KINDS else messages.Request
+    if isinstance(message, messages.Opened | messages.Listing | messages.Failed):
+        kind = messages.Reply
     with pytest.raises(ProtocolError, match="not the protocol's"):
         messages.decode(messages.encode(message), kind)
 

@@ -949,6 +949,14 @@ class TestUpdate:
         with store.open("one") as pool_file:
             assert pool_file.header == new
 
+    def test_of_a_file_that_has_become_shorter_is_refused(self, folder: Path, store: Store) -> None:
+        with store.create("one", 2 * PAGE) as pool_file:
+            os.truncate(folder / "one.pool", DATA_OFFSET + PAGE)
+            before = (folder / "one.pool").read_bytes()
+            with pytest.raises(PoolDamagedError, match="its header asks for"):
+                store.update(pool_file, content_length=1)
+        assert (folder / "one.pool").read_bytes() == before
+
     def test_writes_only_the_slot_that_is_not_in_use(self, folder: Path, store: Store) -> None:
         make(store)
         write(folder, "one", b"data" * 1000)

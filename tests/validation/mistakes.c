@@ -57,6 +57,20 @@ wild_handle(void)
 }
 
 static int
+no_handle(void)
+{
+	return rpma_conn_disconnect((struct rpma_conn *)(uintptr_t)64);
+}
+
+static int
+handle_with_an_offset(void)
+{
+	pair_memory(&pair);
+	return rpma_mr_dereg(&(struct rpma_mr_local *){
+		(struct rpma_mr_local *)(void *)((char *)(void *)pair.local + 8)});
+}
+
+static int
 request_used_up(void)
 {
 	struct rpma_conn_private_data data;
@@ -703,6 +717,8 @@ static const struct mistake {
 	MISTAKE(freed_handle),
 	MISTAKE(wrong_kind),
 	MISTAKE(wild_handle),
+	MISTAKE(no_handle),
+	MISTAKE(handle_with_an_offset),
 	MISTAKE(request_used_up),
 	MISTAKE(other_peer),
 	MISTAKE(srq_of_other_peer),

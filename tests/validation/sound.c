@@ -30,6 +30,17 @@ main(void)
 	wc = completion(pair.cq);
 	if (wc.wr_id != 4 || memcmp(pair.source + PAGE, "12345678abcdefgh", 16) != 0)
 		return 4;
+	/* A completion tells of those before it that ask for none, however many there were. */
+	for (int i = 0; i < 16; i++) {
+		for (int j = 0; j < 3; j++)
+			must(rpma_write(pair.conn, pair.remote, 0, pair.local, 0, 8,
+					RPMA_F_COMPLETION_ON_ERROR, (void *)7));
+		must(rpma_write(pair.conn, pair.remote, 0, pair.local, 0, 8,
+				RPMA_F_COMPLETION_ALWAYS, (void *)8));
+		wc = completion(pair.cq);
+		if (wc.wr_id != 8)
+			return 4;
+	}
 	must(rpma_recv(pair.passive, pair.target_mr, 0, PAGE, (void *)5));
 	must(rpma_send_with_imm(pair.conn, pair.local, 0, 8, RPMA_F_COMPLETION_ALWAYS, 7,
 				(void *)6));
