@@ -39,7 +39,8 @@ Put = Callable[[int, bytes], Awaitable[object]]
 def file_system(folder: Path) -> str:
     """Its kind."""
     command = ["findmnt", "--noheadings", "--output", "FSTYPE", "--target", str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return found.splitlines()[-1].strip()  # of those that lie over each other, the upper one
 
 
 class Disk:

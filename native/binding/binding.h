@@ -243,7 +243,6 @@ int device_usable(void);
 /* ---- waits (wait.c) ---- */
 
 int64_t now_ns(void);
-int processors(void);
 
 /*
  * Going to sleep and waking up takes longer than most completions do. So a wait polls at first, as

@@ -21,9 +21,9 @@ now_ns(void)
 	return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
-/* How many there are for this process. */
-int
-processors(void)
+/* Whether another processor can work on the completion while this one polls. */
+static bool
+has_other_processors(void)
 {
 	static _Atomic int count;
 	int known = atomic_load_explicit(&count, memory_order_relaxed);
@@ -32,7 +32,7 @@ processors(void)
 		known = sched_getaffinity(0, sizeof(allowed), &allowed) ? 1 : CPU_COUNT(&allowed);
 		atomic_store_explicit(&count, known, memory_order_relaxed);
 	}
-	return known;
+	return known > 1;
 }
 
 bool
@@ -42,8 +42,7 @@ wait_polls(struct polling *polling, const struct rpmapy_cq *cq)
 	if (!polling->began) {
 		int64_t typical = atomic_load_explicit(&cq->typical_wait, memory_order_relaxed);
 		polling->began = polling->until = now;
-		/* Where another processor can work on the completion meanwhile. */
-		if (typical < POLLING_MAX_NS && processors() > 1)
+		if (typical < POLLING_MAX_NS && has_other_processors())
 			polling->until += 2 * typical + POLLING_MIN_NS;
 	}
 	return now < polling->until;

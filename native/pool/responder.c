@@ -447,33 +447,18 @@ rest(struct rpmapy_answering *answering)
 	return ret == RPMAPY_E_TIMEOUT || ret == RPMAPY_AGAIN ? 0 : ret;
 }
 
-/* How many waits of all threads have begun. */
-static _Atomic uint64_t waits;
-
-/*
- * A thread that polls for its client keeps a processor from those who work for others: with as many
- * of them as half of the processors it is time to sleep.
- */
-static bool
-may_poll(uint64_t number)
-{
-	uint64_t others = atomic_load_explicit(&waits, memory_order_relaxed) - number;
-	return others < (uint64_t)(processors() + 1) / 2;
-}
-
 /* Wait for completions, and take them; or for the end, when there may be none. */
 static int
 wait_for_some(struct rpmapy_answering *answering)
 {
 	struct polling polling = {0};
-	uint64_t number = atomic_fetch_add_explicit(&waits, 1, memory_order_relaxed) + 1;
 	bool any;
 	int ret;
 	for (;;) {
 		ret = collect(answering, &any);
 		if (ret || any || atomic_load(&answering->stopping))
 			break;
-		if (wait_polls(&polling, &answering->conn->cq) && may_poll(number))
+		if (wait_polls(&polling, &answering->conn->cq))
 			continue;
 		ret = rest(answering);
 		if (ret)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import rpma.aio
 from rpma.pool import Client
 from softroce import initramfs, kernel
 from softroce.guest import MACHINES, Guest, GuestError
@@ -213,9 +214,15 @@ class Machine:
     def connect(self, kind: str, timeout: float) -> Client | RemoteClient:
         """A client of the target of a kind of storage."""
         if self.over.is_soft:
-            address = f"127.0.0.1:{self._ports[kind][0]}"
-            return Client(address, token=self._token, timeout=timeout)
+            return Client(self._address(kind), token=self._token, timeout=timeout)
         return RemoteClient(self._ports["agent"][0], kind)
+
+    def connect_tasks(self, kind: str, timeout: float) -> rpma.aio.Opening[rpma.aio.Client]:
+        """The same for tasks of asyncio, over the soft RNIC."""
+        return rpma.aio.connect(self._address(kind), token=self._token, timeout=timeout)
+
+    def _address(self, kind: str) -> str:
+        return f"127.0.0.1:{self._ports[kind][0]}"
 
     def lose_power(self) -> None:
         """Switch it off, now, whatever it is doing."""

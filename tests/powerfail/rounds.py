@@ -6,6 +6,7 @@ import random
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from softroce.guest import GuestError
 
 from .ledger import Findings
 from .machine import KINDS, Machine, Over
-from .workload import CALL_LIMIT, KERNEL_ROLES, ROLES, Keeper, Worker, Writer
+from .workload import CALL_LIMIT, KERNEL_ROLES, ROLES, Gatherer, Keeper, Worker, Writer
 
 LEAST: Final = 8
 """How many records of each control pool are acknowledged before the power goes: fewer need not show
@@ -132,7 +133,7 @@ def run(
     began = time.monotonic()
     with Machine(folder, chance, over) as machine:
         writers = [
-            Writer(kind, role, random.Random(chance.random()), machine.caches)
+            _writer(machine, kind, role, random.Random(chance.random()))
             for kind in KINDS
             for role in (ROLES if over.is_soft else KERNEL_ROLES)[kind]
         ]
@@ -192,6 +193,13 @@ def _wait_for(enough: dict[Writer, int]) -> None:
         if time.monotonic() > deadline:
             return
         time.sleep(0.05)
+
+
+def _writer(machine: Machine, kind: str, role: str, chance: random.Random) -> Writer:
+    if role != "together":
+        return Writer(kind, role, chance, machine.caches)
+    connecting = partial(machine.connect_tasks, kind, CALL_LIMIT)
+    return Gatherer(kind, role, chance, machine.caches, connecting)
 
 
 def _sum_up(report: Report, writers: list[Writer], keepers: list[Keeper]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 import time
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
+import rpma.aio
 from rpma.errors import RpmaError
 from rpma.pool import Client, Persistency, Pool, TargetLost
 
@@ -17,7 +20,7 @@ from .ledger import Findings, Ledger
 #: The pools of each kind of storage. stubs.c and serve.py know them by their names.
 ROLES: Final = {
     "dax": ("mapped", "shadowed", "control"),
-    "disk": ("mapped", "shadowed", "control"),
+    "disk": ("mapped", "shadowed", "control", "together"),
 }
 
 #: The same over a kernel's device. It works on no file itself but on that of "unruled", where it
@@ -28,7 +31,7 @@ KERNEL_ROLES: Final = {
 }
 
 #: How many keys of each size they have.
-KEYS: Final = {"mapped": 2, "shadowed": 1, "unruled": 1, "control": 1}
+KEYS: Final = {"mapped": 2, "shadowed": 1, "unruled": 1, "control": 1, "together": 2}
 
 PERSISTENCY: Final = {"dax": Persistency.PMEM, "disk": Persistency.MSYNC}
 
@@ -178,6 +181,52 @@ class Small(NamedTuple):
     content_length: int | None
     incomplete: bool = False
     byte: int | None = 0
+
+
+class Gatherer(Writer):
+    """Writes several records at a time into one pool, by tasks that wait for one each.
+
+    What they write is made durable together, and the answers come one by one.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        role: str,
+        chance: random.Random,
+        caches: Caches,
+        connecting: Callable[[], rpma.aio.Opening[rpma.aio.Client]],
+    ) -> None:
+        """A pool that is still to be created; the tasks have a client of their own."""
+        super().__init__(kind, role, chance, caches)
+        self._connecting = connecting
+
+    def open(self, client: Client | RemoteClient) -> Findings:
+        """Compare the pool with the books, and leave it to the tasks."""
+        found = super().open(client)
+        if self._pool is not None:
+            self._pool.close()
+        return found
+
+    def work(self) -> None:
+        """Write until the power goes."""
+        if self._pool is None:
+            raise TargetLost("it did not open")
+        asyncio.run(self._gather())
+
+    async def _gather(self) -> None:
+        async with self._connecting() as client, client.open_pool(self.role) as pool:
+            while True:
+                keys = self.chance.sample(range(self.ledger.keys), self.chance.randint(2, 8))
+                tasks = [self._write(pool, key) for key in keys]
+                for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+                    if isinstance(outcome, BaseException):
+                        raise outcome
+
+    async def _write(self, pool: rpma.aio.Pool, key: int) -> None:
+        place, offset, data = self.ledger.begin(key, self.chance)
+        await pool.write_persist(offset, data, timeout=CALL_LIMIT)
+        self.ledger.acknowledge(place)
 
 
 class Keeper(Worker):
