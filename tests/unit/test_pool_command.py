@@ -525,3 +525,28 @@ def test_metrics_as_prometheus_has_them() -> None:
     idle = client.CollectorRegistry()
     idle.register(Exporter(rpma.Target(dram="1MiB")))
     assert "rpma_target_up 0.0" in client.generate_latest(idle).decode().splitlines()
+
+
+ENDS = """
+import os, signal, threading
+from rpma.cli import serve
+
+class Stuck:
+    \"\"\"A target whose storage does not answer.\"\"\"
+    def close(self, drain=0.0):
+        threading.Event().wait()
+
+serve.STORAGE_GRACE = 0.2
+serve.start_log("info")
+with serve.Signals() as signals:
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+    names = signals.wait(10)
+    serve._end(Stuck(), 0.0 if len(names) > 1 else 3600.0, signals)
+"""
+
+
+def test_after_a_second_signal_storage_that_does_not_answer_is_not_waited_for() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stderr
+    assert "storage has not ended in 0.2 s: ending without it" in done.stderr

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
 
@@ -35,6 +35,9 @@ LISTEN = "127.0.0.1:7204"
 
 STATUS_EACH = 2.0
 """How often the status is told to systemd, in seconds."""
+
+STORAGE_GRACE = 5.0
+"""How long storage may hold up the end after a second signal, in seconds."""
 
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
@@ -136,7 +139,8 @@ def serve(
     """Serve the pools of DIRECTORY, and pools in DRAM, until SIGTERM or SIGINT.
 
     Then no more clients come in, and those that are in may stay for --drain seconds. A second
-    signal ends that at once. No client is waited for beyond that, whatever it does.
+    signal ends that at once. No client is waited for beyond that, whatever it does, and storage
+    that does not answer for five seconds more.
 
     Without a token, clients of this machine only may come in, and all of them. Each event is a line
     on stderr.
@@ -240,7 +244,7 @@ def run(target: Target, drain: float) -> None:
 
 
 def _end(target: Target, drain: float, signals: Signals) -> None:
-    """Drain; one more signal ends that, yet another ends the process."""
+    """Drain; one more signal ends that, and the process if storage does not let it end."""
 
     def close() -> None:
         try:
@@ -250,19 +254,26 @@ def _end(target: Target, drain: float, signals: Signals) -> None:
 
     closing = threading.Thread(target=close, name="rpma-drain", daemon=True)
     closing.start()
-    hurried = not drain
+    deadline = None if drain else time.monotonic() + STORAGE_GRACE
     while closing.is_alive():
-        names = signals.wait(None)
+        names = signals.wait(None if deadline is None else max(deadline - time.monotonic(), 0.01))
         for name in names:
-            if hurried:
-                log.critical("%s: ending in the middle of it", name)
-                logging.shutdown()
-                os._exit(1)
+            if deadline is not None:
+                _end_now(f"{name}: ending in the middle of it")
             log.warning("%s: ending at once", name)
-            hurried = True
+            deadline = time.monotonic() + STORAGE_GRACE
             threading.Thread(target=target.close, name="rpma-end", daemon=True).start()
-        if not names:
+        if deadline is not None and closing.is_alive() and time.monotonic() >= deadline:
+            _end_now(f"storage has not ended in {STORAGE_GRACE:g} s: ending without it")
+        if not names and deadline is None:
             closing.join()
+
+
+def _end_now(why: str) -> NoReturn:
+    """End the process. What was persisted is durable; nothing else was promised."""
+    log.critical("%s", why)
+    logging.shutdown()
+    os._exit(1)
 
 
 def have_all_descriptors() -> None:
