@@ -390,8 +390,8 @@ class Pool(OpenedPool, _Closing):
     async def _close(self, timeout: float | None) -> None:
         driver = self._client._driver
         try:
-            if not (driver.is_lost or self._client.closed):
-                await driver.run(self._logic.close(), timeout)
+            if not self._client.closed:
+                await driver.run(self._logic.close(asks=not driver.is_lost), timeout)
         finally:
             self._logic.let_go([array._array for array in self._arrays])
             if self in self._client._pools:

@@ -55,6 +55,9 @@ class Order:
         """There will be no room any more."""
         for call in tuple(self._queue):
             call.wake(error)
+        for calls in tuple(self._calls.values()):
+            for call in tuple(calls):  # one that was interrupted may never say so
+                call.ended.finish()
 
     # ---- for `Call` ------------------------------------------------------------------------------
 

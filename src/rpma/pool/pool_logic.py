@@ -324,13 +324,14 @@ class PoolLogic:
                 yield from self.persist(0, None)
             yield from ask(messages.Commit(self.number, content_length), messages.Done)
 
-    def close(self) -> Steps:
-        """Close it at the target, after what was issued is done."""
+    def close(self, asks: bool = True) -> Steps:
+        """Close it after what was issued is done; at the target, if that can be asked."""
         if not self.closed:
             self.closed = True
             with self._call(0, 0) as call:
                 yield from transfers.settled(self.path, call, self.number)
-                yield from ask(messages.Close(self.number), messages.Done)
+                if asks:
+                    yield from ask(messages.Close(self.number), messages.Done)
 
     def let_go(self, arrays: Iterable[RegisteredArray]) -> None:
         """The end of it here, whatever has come of `close`."""

@@ -428,7 +428,7 @@ def settled(path: DataPath, call: Call, number: int) -> Steps[None]:
         number: by which the target knows it.
     """
     for earlier in path.order.before(call):
-        while not earlier.ended.done:
+        while not earlier.ended.done and path.broken is None:
             yield earlier.ended
     try:
         path.post_held()
