@@ -228,6 +228,7 @@ durable_delete(void *object)
 	struct rpmapy_durable *durable = object;
 	durable->failed = atomic_load(&durable->guard->failed);
 	guard_drop(durable->guard);
+	rounds_close(&durable->rounds);
 	return 0;
 }
 

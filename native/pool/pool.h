@@ -61,6 +61,7 @@ void durable_fail(struct rpmapy_durable *durable, int failure);
 /* ---- rounds.c ---- */
 
 void rounds_init(struct rounds *rounds, int fd, uint64_t file_offset);
+void rounds_close(struct rounds *rounds);
 void rounds_end(struct rounds *rounds);
 void rounds_persist(struct rpmapy_durable *durable, const struct range *ranges, uint32_t count);
 void rounds_begin(struct rpmapy_durable *durable, const struct range *ranges, uint32_t count);

@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/statfs.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #ifndef XFS_SUPER_MAGIC
@@ -48,6 +49,19 @@ struct writer {
 };
 
 /*
+ * Whether sync_file_range() with all its flags waits for what was dirty when it was called: before
+ * Linux 5.2 it passed over what was being written at the moment.
+ */
+static bool
+waits_for_all(void)
+{
+	struct utsname found;
+	unsigned major = 0, minor = 0;
+	return !uname(&found) && sscanf(found.release, "%u.%u", &major, &minor) == 2 &&
+	       (major > 5 || (major == 5 && minor >= 2));
+}
+
+/*
  * Whether a flush of one range makes durable whatever of the file has been written, so that other
  * ranges need only be written before. On ext4 and xfs it does: where the blocks of a file are is
  * its inode's, which is committed as a whole, and the disk's cache is flushed as a whole. Where it
@@ -58,7 +72,7 @@ static bool
 flushes_whole(int fd)
 {
 	struct statfs found;
-	return !fstatfs(fd, &found) &&
+	return waits_for_all() && !fstatfs(fd, &found) &&
 	       (found.f_type == EXT4_SUPER_MAGIC || found.f_type == XFS_SUPER_MAGIC) &&
 	       !sync_file_range(fd, 0, 1, 0); /* does nothing; a sandbox may refuse it */
 }
@@ -79,11 +93,19 @@ rounds_init(struct rounds *rounds, int fd, uint64_t file_offset)
 	rounds->flushes_whole = rounds->fd >= 0 && flushes_whole(rounds->fd);
 }
 
+/* Nobody waits any more, nor will. */
 void
-rounds_end(struct rounds *rounds)
+rounds_close(struct rounds *rounds)
 {
 	if (rounds->fd >= 0)
 		close(rounds->fd);
+	rounds->fd = -1;
+}
+
+void
+rounds_end(struct rounds *rounds)
+{
+	rounds_close(rounds);
 	pthread_mutex_destroy(&rounds->lock);
 }
 

@@ -938,6 +938,20 @@ def test_flushing_a_mapping_itself(tmp_path: Path) -> None:
         assert (tmp_path / "pool").read_bytes() == pattern(3 * PAGE + 100)
 
 
+def test_closing_lets_go_of_the_file(tmp_path: Path) -> None:
+    def files() -> int:
+        return sum(os.path.realpath(f"/proc/self/fd/{fd}") == str(path) for fd in range(256))
+
+    path = (tmp_path / "pool").resolve()
+    with allocation.map_file(path, PAGE, create=True) as memory, open(path, "rb") as file:
+        before = files()
+        durable = Durable(memory.view, None, Persistency.MSYNC, file.fileno())
+        durable.flush()
+        assert files() == before + 1
+        durable.close()
+        assert files() == before
+
+
 @pytest.mark.parametrize(
     "dirty",
     [[], [0], [SIZE - 1], [0, SIZE - 1], [5, PAGE, 2 * PAGE + 1, 7 * PAGE], range(0, SIZE, 100)],
