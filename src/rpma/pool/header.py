@@ -74,6 +74,8 @@ FORMAT_VERSION: Final = 2
 
 _MAGIC: Final = b"RPMAPOOL"
 _FIELDS: Final = struct.Struct("<8sIIQQQQ16s8sIIII16s16s16s16s16s")
+_ATTRIBUTES: Final = slice(64, _FIELDS.size)
+_ALL_ZERO: Final = bytes(_FIELDS.size - 64)
 _FLAGS: Final = struct.Struct("<Q")
 _INCOMPLETE: Final = 1
 _CHECKSUM_OFFSET: Final = SLOT_SIZE - hashlib.sha256().digest_size
@@ -291,7 +293,9 @@ def decode_slot(data: bytes) -> Header:
             size=size,
             created=created,
             content_length=None if content_length == _UNKNOWN else content_length,
-            attributes=Attributes(
+            attributes=NO_ATTRIBUTES  # as most have, and making some takes the longest of all
+            if body[_ATTRIBUTES] == _ALL_ZERO
+            else Attributes(
                 signature=signature,
                 major=major,
                 compat_features=compat_features,
