@@ -1136,12 +1136,16 @@ def test_a_client_writes_where_the_file_has_gone(fabric: Fabric, tmp_path: Path)
 
 RECORDER = """
 #include <stddef.h>
+#include <unistd.h>
 size_t calls[1000][2];
 int count;
+volatile int is_held;
 void pmem_persist(const void *address, size_t length)
 {
 	calls[count][0] = (size_t)address;
 	calls[count++][1] = length;
+	while (is_held)
+		usleep(1000);
 }
 int pmem_is_pmem(const void *address, size_t length)
 {
@@ -1211,6 +1215,30 @@ print("good")
 """
 
 
+CLEARED = """
+with rpma.Peer.for_address(fabric.address) as peer, ExitStack() as stack:
+    memory = allocation.anonymous(SIZE)
+    durable = stack.enter_context(Durable(memory.view, None, Persistency.PMEM))
+    target, client = stack.enter_context(connected(peer, fabric))
+    target.answering.set_pool(1, durable)
+    held = ctypes.c_int.in_dll(recorder, "is_held")
+    held.value = 1
+    client.ask(1, 0, 8)
+    while not count.value:
+        time.sleep(0.001)
+    clearing = threading.Thread(target=target.answering.clear_pool, args=(1,))
+    clearing.start()
+    clearing.join(0.3)
+    assert clearing.is_alive()
+    held.value = 0
+    clearing.join(10)
+    assert not clearing.is_alive()
+    assert client.answers(1) == [(1, OK)]
+    assert client.flush(0, 8) is BAD
+print("good")
+"""
+
+
 @pytest.fixture(scope="session")
 def recorder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A libpmem that keeps a record of what it is asked for."""
@@ -1229,6 +1257,11 @@ def recorder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_exactly_what_was_flushed_is_persisted(fabric: Fabric, recorder: Path, code: str) -> None:
     path = os.pathsep.join(filter(None, [str(recorder.parent), os.environ.get("LD_LIBRARY_PATH")]))
     assert in_a_process(PERSISTED + code, fabric, LD_LIBRARY_PATH=path) == "good\n"
+
+
+def test_a_pool_is_cleared_after_the_flush_that_it_is_in(fabric: Fabric, recorder: Path) -> None:
+    path = os.pathsep.join(filter(None, [str(recorder.parent), os.environ.get("LD_LIBRARY_PATH")]))
+    assert in_a_process(PERSISTED + CLEARED, fabric, LD_LIBRARY_PATH=path) == "good\n"
 
 
 def test_a_preloaded_libpmem_comes_first(fabric: Fabric, recorder: Path) -> None:

@@ -17,6 +17,7 @@ PROGRAMS = [
     "device_counters_test",
     "device_ending_test",
     "device_crc_test",
+    "device_refusals_test",
     "device_cancel_test",
     "device_verbs_test",
 ]
