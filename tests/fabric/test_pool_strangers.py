@@ -139,6 +139,15 @@ def test_many_honest_clients_at_once(target: Target, monkeypatch: pytest.MonkeyP
     wait_left(target)
 
 
+def test_who_is_in_gives_way_to_nobody(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strangers, "GRACE", 0.0)
+    with connect(target) as client, ExitStack() as stack:
+        for _ in range(strangers.PLACES_OF_ONE + 4):
+            stack.enter_context(closing(Stranger(target)))
+        wait_until(lambda: target.tally.displaced_strangers > 0, "strangers give way")
+        assert client.list_pools() == []
+
+
 def test_clients_that_are_in_leave_places_for_strangers(fabric: Fabric, folder: Path) -> None:
     with serving(fabric, folder, max_clients=1) as target:
         with connect(target) as client, ExitStack() as stack:

@@ -25,7 +25,10 @@ CODES |= {"RPMA_E_SHARED_CHANNEL": -100008, "RPMA_E_NOT_SHARED_CHNL": -100009}
 SUITE = Path(__file__).parent
 #: Once is enough of these where the processor is emulated; other tests of pools remain.
 SLOW = [
-    *(f"--ignore={SUITE / name}.py" for name in ("test_demo", "test_pools", "test_pools_ssh")),
+    *(
+        f"--ignore={SUITE / name}.py"
+        for name in ("test_demo", "test_pools", "test_pools_ssh", "test_pools_tasks")
+    ),
     f"--ignore-glob={SUITE}/test_pool_*",
 ]
 
