@@ -166,10 +166,9 @@ async def rate(puts: Sequence[Put], seconds: float) -> float:
 
 @contextmanager
 def mapped(path: Path) -> Iterator[mmap.mmap]:
-    """A file as large as a pool, all of whose blocks are there."""
+    """A file as large as a pool, whose blocks are got as the store gets them."""
     with open(path, "w+b") as file:
-        file.write(bytes(RECORDS * SIZE))
-        file.flush()
+        os.posix_fallocate(file.fileno(), 0, RECORDS * SIZE)
         os.fsync(file.fileno())
         with mmap.mmap(file.fileno(), RECORDS * SIZE) as mapping:
             yield mapping
