@@ -29,6 +29,7 @@ from rpma.pool.client import CONNECT_TIMEOUT, DEFAULT_BOUNCE_SIZE, bounce_size_o
 from rpma.pool.opened import OpenedPool
 from rpma.pool.outbox import Outbox
 from rpma.pool.pool import LEAVE_TIMEOUT
+from rpma.pool.tokens import check_token
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from rpma._types import Buffer, WritableBuffer
+    from rpma.pool.attributes import Attributes
     from rpma.pool.datapath import DataPath
-    from rpma.pool.header import Attributes
     from rpma.pool.messages import Access, PoolInfo
     from rpma.pool.pool_logic import PoolLogic
 
@@ -449,7 +450,7 @@ def connect(
 
     async def opening() -> Client:
         address = target if isinstance(target, TargetAddress) else TargetAddress.parse(target)
-        size, secret = bounce_size_of(bounce_size), logic.check_token(token)
+        size, secret = bounce_size_of(bounce_size), check_token(token)
         driver = AsyncDriver()
         try:
             driver.watch(await driver.run(logic.connect(address, secret, size, timeout), timeout))

@@ -38,17 +38,10 @@ from pairs import (
 import rpma
 from fabrics.fabric import Fabric
 from rpma import CompletionFlags, ConnectionConfig, Usage, allocation
-from rpma.pool.durability import (
-    MAX_DEPTH,
-    Answering,
-    Counts,
-    Durable,
-    Ended,
-    FlushStatus,
-    Persistency,
-    is_pmem,
-)
+from rpma.pool.answering import MAX_DEPTH, Answering, Counts, Ended
+from rpma.pool.durable import Durable, is_pmem
 from rpma.pool.errors import NotDurableError, StorageError
+from rpma.pool.persistency import Persistency
 from rpma.pool.wire import (
     ANSWER,
     ANSWER_ROOM,
@@ -56,6 +49,7 @@ from rpma.pool.wire import (
     REQUEST_ROOM,
     SWAP_ANSWER,
     SWAP_REQUEST,
+    FlushStatus,
 )
 
 pytestmark = pytest.mark.fabric
@@ -1043,7 +1037,8 @@ def test_guards_of_many_pools(tmp_path: Path) -> None:
 
 FOREIGN = """
 import faulthandler, mmap, os, signal, sys
-from rpma.pool.durability import Durable, Persistency
+from rpma.pool.durable import Durable
+from rpma.pool.persistency import Persistency
 path, how = sys.argv[1:]
 if how == "handler":
     faulthandler.enable()

@@ -17,7 +17,8 @@ from targets import connect, serving, wait_left
 import rpma
 from fabrics.fabric import Fabric
 from rpma.pool import PoolError, StorageError, Target, TargetError, served
-from rpma.pool.durability import Answering, Durable
+from rpma.pool.answering import Answering
+from rpma.pool.durable import Durable
 
 pytestmark = pytest.mark.fabric
 

@@ -18,7 +18,7 @@ from rpma.pool import catalog
 from rpma.pool.errors import PoolNotFoundError
 from rpma.pool.header import DATA_OFFSET, SLOT_SIZE
 from rpma.pool.messages import LISTED_AT_ONCE
-from rpma.pool.names import NameTable
+from rpma.pool.name_table import NameTable
 from rpma.pool.served import ServedPools
 from rpma.pool.store import Store
 

@@ -13,14 +13,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from rpma.pool.attributes import MAX_SIZE, NO_ATTRIBUTES, Attributes
 from rpma.pool.errors import PoolDamagedError, PoolSizeError
 from rpma.pool.header import (
     DATA_OFFSET,
     MAX_SEQUENCE,
-    MAX_SIZE,
-    NO_ATTRIBUTES,
     SLOT_SIZE,
-    Attributes,
     Header,
     choose,
     decode_slot,

@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rpma.errors import ClosedError
+from rpma.pool.attributes import MAX_SIZE, Attributes
 from rpma.pool.errors import (
     PoolDamagedError,
     PoolError,
@@ -36,16 +37,7 @@ from rpma.pool.errors import (
     StorageError,
     TargetError,
 )
-from rpma.pool.header import (
-    DATA_OFFSET,
-    MAX_SEQUENCE,
-    MAX_SIZE,
-    SLOT_SIZE,
-    Attributes,
-    Header,
-    encode,
-    slot_of,
-)
+from rpma.pool.header import DATA_OFFSET, MAX_SEQUENCE, SLOT_SIZE, Header, encode, slot_of
 from rpma.pool.names import check_name
 from rpma.pool.poolfile import PoolFile
 from rpma.pool.store import Store

@@ -19,8 +19,8 @@ from typing import Any
 import rpma
 from rpma.pool.address import TargetAddress
 from rpma.pool.client import Client
-from rpma.pool.durability import Persistency
 from rpma.pool.errors import PoolBusyError, PoolError, PoolNotFoundError
+from rpma.pool.persistency import Persistency
 from rpma.pool.pool import Pool
 
 WARM_UP = 10

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from rpma.cli.trace_report import printable
 from rpma.pool.address import TargetAddress
-from rpma.pool.header import Attributes
+from rpma.pool.attributes import Attributes
 from rpma.pool.messages import PoolInfo
 from rpma.pool.sizes import format_size
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rpma.pool.client import Client
-from rpma.pool.durability import Persistency
 from rpma.pool.messages import PoolInfo
+from rpma.pool.persistency import Persistency
 from rpma.pool.pool import Pool
 
 PIECE_SIZE = 16 << 20

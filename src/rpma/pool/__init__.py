@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rpma.pool.address import DEFAULT_PORT, TargetAddress
+from rpma.pool.attributes import Attributes
 from rpma.pool.client import (
     Client,
     create_pool,
@@ -21,7 +22,6 @@ from rpma.pool.client import (
     open_pool,
     remove_pool,
 )
-from rpma.pool.durability import Persistency
 from rpma.pool.errors import (
     AuthenticationError,
     NotDurableError,
@@ -39,8 +39,8 @@ from rpma.pool.errors import (
     TargetError,
     TargetLost,
 )
-from rpma.pool.header import Attributes
 from rpma.pool.messages import PoolInfo
+from rpma.pool.persistency import Persistency
 from rpma.pool.pool import Pool, PoolArray
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rpma.config import ConnectionConfig
 from rpma.constants import ConnectionEvent
 from rpma.errors import ProviderError, WaitTimeoutError
-from rpma.pool.durability import Answering
+from rpma.pool.answering import Answering
 from rpma.pool.errors import TargetError
 from rpma.pool.tasks import free_ports, readable
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rpma.endpoint import Endpoint
     from rpma.peer import Peer
     from rpma.pool.channel import Keys
-    from rpma.pool.words import Sparing
+    from rpma.pool.sparing import Sparing
 
 DEPTH = 64
 """How many flush requests of one client may be under way."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rpma.pool.errors import PoolError, PoolNotFoundError
 from rpma.pool.folder import Folder, pool_errors
-from rpma.pool.names import NameTable
+from rpma.pool.name_table import NameTable
 from rpma.pool.poolfile import examine
 
 if TYPE_CHECKING:

@@ -16,13 +16,14 @@ from rpma.pool.driver import Driver, seconds
 from rpma.pool.errors import PoolSizeError
 from rpma.pool.pool import LEAVE_TIMEOUT, Pool, leave
 from rpma.pool.sizes import parse_size
+from rpma.pool.tokens import check_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
     from rpma._types import Buffer
-    from rpma.pool.header import Attributes
+    from rpma.pool.attributes import Attributes
     from rpma.pool.messages import Access, PoolInfo
     from rpma.pool.pool_logic import PoolLogic
 
@@ -66,7 +67,7 @@ class Client:
         self._closed = True  # until it is open
         self.address = target if isinstance(target, TargetAddress) else TargetAddress.parse(target)
         size = bounce_size_of(bounce_size)
-        secret = logic.check_token(token)
+        secret = check_token(token)
         self._pools: list[Pool] = []
         self._driver = Driver()
         try:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, BinaryIO
 from rpma._native import fabric
 from rpma.constants import Usage
 from rpma.errors import RpmaError
-from rpma.pool.durability import Durable, Persistency
+from rpma.pool.durable import Durable
 from rpma.pool.memory import InPlace
+from rpma.pool.persistency import Persistency
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -36,20 +36,25 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from rpma._huge_pages import an_integer
+from rpma.pool.attributes import (
+    MAX_SIZE,
+    NO_ATTRIBUTES,
+    Attributes,
+    check_uuid,
+    in_range,
+    set_field,
+)
 from rpma.pool.errors import PoolDamagedError, PoolSizeError
 
 __all__ = [
-    "Attributes",
     "DATA_OFFSET",
     "FORMAT_VERSION",
     "Header",
     "MAX_SEQUENCE",
-    "MAX_SIZE",
-    "NO_ATTRIBUTES",
     "SLOT_SIZE",
     "choose",
     "decode_slot",
@@ -62,9 +67,6 @@ SLOT_SIZE: Final = 4096
 
 DATA_OFFSET: Final = 2 * SLOT_SIZE
 """Where the data of a pool begins in its file, in bytes."""
-
-MAX_SIZE: Final = 1 << 48
-"""The most bytes of data that a pool can have."""
 
 MAX_SEQUENCE: Final = (1 << 63) - 1
 """The last number of a header."""
@@ -82,79 +84,10 @@ _CHECKSUM_OFFSET: Final = SLOT_SIZE - hashlib.sha256().digest_size
 _LENGTHS: Final = {1: _FIELDS.size, 2: _FIELDS.size + _FLAGS.size}  # of the fields, by version
 _RESERVED: Final = {version: bytes(_CHECKSUM_OFFSET - each) for version, each in _LENGTHS.items()}
 _UNKNOWN: Final = (1 << 64) - 1
-_NIL: Final = UUID(int=0)
-
-
-def _set(instance: object, name: str, value: object) -> None:
-    object.__setattr__(instance, name, value)  # a frozen dataclass, while it is made
-
-
-def _in_range(name: str, value: object, lowest: int, highest: int) -> int:
-    number = an_integer(name, value)
-    if not lowest <= number <= highest:
-        raise ValueError(f"{name}: {number} is out of range; use {lowest} to {highest}")
-    return number
-
-
-def _padded(name: str, value: Any, length: int) -> bytes:
-    if not isinstance(value, bytes):
-        raise TypeError(f"{name}: bytes are needed, not {type(value).__name__}")
-    if len(value) > length:
-        raise ValueError(f"{name}: {len(value)} bytes are too many; use at most {length}")
-    return value.ljust(length, b"\0")
-
-
-def _check_uuid(name: str, value: object) -> None:
-    if not isinstance(value, UUID):
-        raise TypeError(f"{name}: a uuid.UUID is needed, not {type(value).__name__}")
 
 
 class _NewerFormatError(PoolDamagedError):
     """The slot is sound, but not of this version of the format."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attributes:
-    """What the creator of a pool says about it; the target keeps it and does not look at it.
-
-    The fields are those of librpmem's rpmem_pool_attr. TypeError or ValueError, with the name of
-    the field, for what does not fit.
-
-    Attributes:
-        signature: at most 8 bytes; zeros are put behind it up to 8.
-        major: version of the data's layout, 32 bits.
-        compat_features: 32 bits.
-        incompat_features: 32 bits.
-        ro_compat_features: 32 bits.
-        poolset_uuid: which set of pools it belongs to.
-        uuid: which member of the set it is.
-        next_uuid: the next member.
-        prev_uuid: the previous member.
-        user_flags: at most 16 bytes; zeros are put behind them up to 16.
-    """
-
-    signature: bytes = bytes(8)
-    major: int = 0
-    compat_features: int = 0
-    incompat_features: int = 0
-    ro_compat_features: int = 0
-    poolset_uuid: UUID = _NIL
-    uuid: UUID = _NIL
-    next_uuid: UUID = _NIL
-    prev_uuid: UUID = _NIL
-    user_flags: bytes = bytes(16)
-
-    def __post_init__(self) -> None:
-        for name, length in (("signature", 8), ("user_flags", 16)):
-            _set(self, name, _padded(name, getattr(self, name), length))
-        for name in ("major", "compat_features", "incompat_features", "ro_compat_features"):
-            _set(self, name, _in_range(name, getattr(self, name), 0, (1 << 32) - 1))
-        for name in ("poolset_uuid", "uuid", "next_uuid", "prev_uuid"):
-            _check_uuid(name, getattr(self, name))
-
-
-NO_ATTRIBUTES: Final = Attributes()
-"""The attributes of a pool whose creator says nothing about it: all zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,14 +117,14 @@ class Header:
     sequence: int = 1
 
     def __post_init__(self) -> None:
-        _check_uuid("pool_id", self.pool_id)
+        check_uuid("pool_id", self.pool_id)
         size = an_integer("size", self.size)
         if not 1 <= size <= MAX_SIZE:
             raise PoolSizeError(
                 f"size: {size} bytes cannot be the size of a pool; use 1 to {MAX_SIZE}"
             )
-        _set(self, "size", size)
-        _set(self, "created", _in_range("created", self.created, 0, (1 << 63) - 1))
+        set_field(self, "size", size)
+        set_field(self, "created", in_range("created", self.created, 0, (1 << 63) - 1))
         if self.content_length is not None:
             content_length = an_integer("content_length", self.content_length)
             if not 0 <= content_length <= size:
@@ -199,14 +132,14 @@ class Header:
                     f"content_length: {content_length} bytes are not within the pool; use 0 to "
                     f"its size, {size}, or None"
                 )
-            _set(self, "content_length", content_length)
+            set_field(self, "content_length", content_length)
         if not isinstance(self.attributes, Attributes):
             raise TypeError(
                 f"attributes: an Attributes is needed, not {type(self.attributes).__name__}"
             )
         if not isinstance(self.incomplete, bool):
             raise TypeError(f"incomplete: a bool is needed, not {type(self.incomplete).__name__}")
-        _set(self, "sequence", _in_range("sequence", self.sequence, 1, MAX_SEQUENCE))
+        set_field(self, "sequence", in_range("sequence", self.sequence, 1, MAX_SEQUENCE))
 
 
 def slot_of(sequence: int) -> int:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from rpma._object import integer
 from rpma.errors import InvalidArgumentError
 from rpma.pool import dialing, messages
+from rpma.pool.attributes import MAX_SIZE, Attributes
 from rpma.pool.channel import Keys, new_nonce
-from rpma.pool.errors import AuthenticationError, PoolSizeError, ProtocolError
-from rpma.pool.header import MAX_SIZE, Attributes
+from rpma.pool.errors import PoolSizeError, ProtocolError
 from rpma.pool.messages import PoolInfo
 from rpma.pool.names import check_name
 from rpma.pool.needs import Dial, Exchange, Receive, Run, Secure, ask, reply
@@ -25,7 +25,6 @@ from rpma.pool.sizes import parse_size
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from rpma._types import Buffer
     from rpma.pool.address import TargetAddress
     from rpma.pool.datapath import DataPath
     from rpma.pool.messages import Access
@@ -96,18 +95,6 @@ def _come_in(
         path.close()
         raise
     return path
-
-
-def check_token(token: Buffer | str | None) -> bytes:
-    """The bytes of a token; of none for a target that asks for none."""
-    if token is None:
-        return b""
-    if isinstance(token, str):
-        token = token.encode("utf-8")
-    raw = bytes(memoryview(token))
-    if not raw.strip():
-        raise AuthenticationError("token is empty: give the target's, or None if it has none")
-    return raw
 
 
 # ---- asking for pools ----

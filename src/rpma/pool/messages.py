@@ -14,9 +14,9 @@ except ImportError as error:
         "pools need msgspec, which is not installed: pip install 'rpma[pool]'", name="msgspec"
     ) from error
 
+from rpma.pool.attributes import Attributes
 from rpma.pool.channel import NONCE_SIZE, PROOF_SIZE
 from rpma.pool.errors import ProtocolError
-from rpma.pool.header import Attributes
 from rpma.pool.words import plain
 
 VERSION = 2

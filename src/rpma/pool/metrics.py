@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from rpma.pool.durability import Counts
+from rpma.pool.answering import Counts
 
 NOTHING = Counts(0, 0, 0, 0, 0)
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import uuid
 
-    from rpma.pool.durability import Persistency
-    from rpma.pool.header import Attributes
+    from rpma.pool.attributes import Attributes
     from rpma.pool.messages import Access, PoolInfo
+    from rpma.pool.persistency import Persistency
     from rpma.pool.pool_logic import PoolLogic
 
 

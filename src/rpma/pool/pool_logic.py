@@ -11,10 +11,10 @@ from rpma.errors import ClosedError, InvalidArgumentError
 from rpma.memory import RemoteMemoryRegion
 from rpma.pool import messages, transfers
 from rpma.pool.datapath import SEGMENT_SIZE, DataPath
-from rpma.pool.durability import Persistency
 from rpma.pool.errors import NotDurableError, PoolAccessError, ProtocolError
 from rpma.pool.needs import ask
 from rpma.pool.order import Call
+from rpma.pool.persistency import Persistency
 from rpma.pool.waiting import Waiter
 from rpma.pool.words import quoted
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rpma._native import ffi, lib
 from rpma.constants import CompletionFlags
 from rpma.pool.datapath import NOTHING, PLAIN, SEGMENT_SIZE
-from rpma.pool.durability import Persistency
+from rpma.pool.persistency import Persistency
 from rpma.pool.transfers import give_back_when_done
 from rpma.pool.waiting import Waiter, again
 from rpma.pool.wire import REQUEST

@@ -28,7 +28,8 @@ from rpma.pool.errors import (
 )
 from rpma.pool.header import Header
 from rpma.pool.messages import LISTED_AT_ONCE, WRITING, PoolInfo
-from rpma.pool.names import NameTable, check_name
+from rpma.pool.name_table import NameTable
+from rpma.pool.names import check_name
 from rpma.pool.served_pool import Place, ServedPool
 from rpma.pool.shadows import ShadowMemory
 from rpma.pool.sizes import format_size

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from rpma import allocation
 from rpma.constants import Usage
 from rpma.errors import ProviderError
-from rpma.pool.durability import Durable, Persistency, is_pmem
+from rpma.pool.durable import Durable, is_pmem
 from rpma.pool.errors import PoolSpaceError, StorageError
 from rpma.pool.header import DATA_OFFSET, Header
 from rpma.pool.messages import WRITING
+from rpma.pool.persistency import Persistency
 from rpma.pool.sizes import format_size
 
 if TYPE_CHECKING:

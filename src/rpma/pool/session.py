@@ -16,8 +16,8 @@ from rpma.errors import RpmaError
 from rpma.peer import Peer, PeerConfig
 from rpma.pool import accepting, messages
 from rpma.pool.accepting import DEPTH
+from rpma.pool.answering import Answering
 from rpma.pool.channel import Keys, new_nonce
-from rpma.pool.durability import Answering
 from rpma.pool.errors import (
     AuthenticationError,
     PoolAccessError,
@@ -27,17 +27,18 @@ from rpma.pool.errors import (
     undoing,
 )
 from rpma.pool.metrics import total
+from rpma.pool.sparing import told
 from rpma.pool.stream import CLOSE_TIMEOUT
 from rpma.pool.tasks import Pace, cancelled, readable, to_its_end
 from rpma.pool.wire import REQUEST_ROOM
-from rpma.pool.words import quoted, told
+from rpma.pool.words import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
     from rpma.connection import Connection
     from rpma.memory import MemoryRegion
-    from rpma.pool.durability import Counts
+    from rpma.pool.answering import Counts
     from rpma.pool.served_pool import ServedPool
     from rpma.pool.stream import Stream
     from rpma.pool.target import Target

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from weakref import WeakValueDictionary
 
 from rpma.errors import ClosedError
+from rpma.pool.attributes import NO_ATTRIBUTES, Attributes
 from rpma.pool.cached import Belief, renew
 from rpma.pool.catalog import Catalog, Listed, Totals
 from rpma.pool.errors import (
@@ -41,16 +42,7 @@ from rpma.pool.errors import (
     undoing,
 )
 from rpma.pool.folder import NO_ROOM, OPEN, Folder, file_of, pool_errors, reason_of
-from rpma.pool.header import (
-    DATA_OFFSET,
-    MAX_SEQUENCE,
-    NO_ATTRIBUTES,
-    SLOT_SIZE,
-    Attributes,
-    Header,
-    encode,
-    slot_of,
-)
+from rpma.pool.header import DATA_OFFSET, MAX_SEQUENCE, SLOT_SIZE, Header, encode, slot_of
 from rpma.pool.names import NAME, check_name
 from rpma.pool.poolfile import PoolFile, examine, file_length, write_all, zero
 from rpma.pool.sizes import format_size

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rpma._native import fabric
 from rpma.errors import InvalidArgumentError, RpmaError, WaitTimeoutError
-from rpma.pool import logic
 from rpma.pool.address import TargetAddress
 from rpma.pool.errors import TargetError
 from rpma.pool.lanes import Lanes
@@ -25,10 +24,12 @@ from rpma.pool.served import ServedPools
 from rpma.pool.session import Session
 from rpma.pool.shadows import default_limit
 from rpma.pool.sizes import parse_size
+from rpma.pool.sparing import Sparing
 from rpma.pool.store import Store
 from rpma.pool.strangers import Strangers
 from rpma.pool.stream import READ_AHEAD, Stream
-from rpma.pool.words import Sparing, quoted
+from rpma.pool.tokens import check_token
+from rpma.pool.words import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -109,9 +110,9 @@ class Target:
         if not self._host or not port.isdecimal() or int(port) >= 1 << 16:
             raise InvalidArgumentError(f"listen={listen!r} should be host:port, [IPv6]:port")
         self._port = int(port)
-        self._tokens = {"": logic.check_token(token)} if token is not None else {}
+        self._tokens = {"": check_token(token)} if token is not None else {}
         for user, secret in (tokens or {}).items():
-            self._tokens[user] = logic.check_token(secret)
+            self._tokens[user] = check_token(secret)
         for user, secret in self._tokens.items():
             if len(secret) < SHORTEST_TOKEN:
                 log.warning(

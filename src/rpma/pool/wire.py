@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import enum
 import struct
 from typing import Final
 
@@ -26,3 +27,19 @@ assert REQUEST.size == lib.RPMAPY_FLUSH_REQUEST_SIZE
 assert ANSWER.size == lib.RPMAPY_FLUSH_ANSWER_SIZE
 assert SWAP_REQUEST.size == lib.RPMAPY_SWAP_REQUEST_SIZE <= REQUEST_ROOM
 assert SWAP_ANSWER.size == lib.RPMAPY_SWAP_ANSWER_SIZE <= ANSWER_ROOM
+
+
+class FlushStatus(enum.IntEnum):
+    """What an answer says.
+
+    Attributes:
+        OK: the range is durable.
+        BAD_REQUEST: it is no request, or not for this pool.
+        STORAGE_FAILED: what was written since the last flush may be lost; the pool stays so.
+        NOT_DURABLE: nothing can make the pool durable.
+    """
+
+    OK = lib.RPMAPY_FLUSH_OK
+    BAD_REQUEST = lib.RPMAPY_FLUSH_BAD_REQUEST
+    STORAGE_FAILED = lib.RPMAPY_FLUSH_STORAGE_FAILED
+    NOT_DURABLE = lib.RPMAPY_FLUSH_NOT_DURABLE
