@@ -11,7 +11,7 @@ from typing import Any
 import pool_peers
 
 from rpma.pool import Client
-from rpma.pool.store import Store
+from rpma.pool.target.store import Store
 
 COUNTS = (10, 100, 1_000, 10_000)
 SIZE = 4096  # of a pool

@@ -21,15 +21,15 @@ import warnings
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rpma.errors import ClosedError, RpmaError
-from rpma.pool import logic
-from rpma.pool.address import TargetAddress
-from rpma.pool.aio_driver import AsyncDriver
-from rpma.pool.arrays import Index, RegisteredArray
-from rpma.pool.client import CONNECT_TIMEOUT, DEFAULT_BOUNCE_SIZE, bounce_size_of
-from rpma.pool.opened import OpenedPool
-from rpma.pool.outbox import Outbox
-from rpma.pool.pool import LEAVE_TIMEOUT
-from rpma.pool.tokens import check_token
+from rpma.pool.client import logic
+from rpma.pool.client.aio_driver import AsyncDriver
+from rpma.pool.client.arrays import Index, RegisteredArray
+from rpma.pool.client.client import CONNECT_TIMEOUT, DEFAULT_BOUNCE_SIZE, bounce_size_of
+from rpma.pool.client.opened import OpenedPool
+from rpma.pool.client.pool import LEAVE_TIMEOUT
+from rpma.pool.client.write_batch import Outbox
+from rpma.pool.protocol.address import TargetAddress
+from rpma.pool.protocol.tokens import check_token
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from rpma._types import Buffer, WritableBuffer
-    from rpma.pool.attributes import Attributes
-    from rpma.pool.datapath import DataPath
-    from rpma.pool.messages import Access, PoolInfo
-    from rpma.pool.pool_logic import PoolLogic
+    from rpma.pool.client.datapath import DataPath
+    from rpma.pool.client.pool_logic import PoolLogic
+    from rpma.pool.protocol.attributes import Attributes
+    from rpma.pool.protocol.messages import Access, PoolInfo
 
     Progress = Callable[[int, int], object]
 

@@ -87,7 +87,7 @@ def main(address: str) -> None:
     import rpma.cli.metrics
     import rpma.cli.pool_facts
     import rpma.cli.transfer
-    import rpma.pool.target
+    import rpma.pool.target.target
 
     del rpma
     children: dict[int, tuple[socket.socket, int]] = {}  # by pidfd

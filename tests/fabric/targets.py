@@ -18,8 +18,9 @@ from typing import Any
 from pairs import SOON, line, python
 
 from fabrics.fabric import Fabric
-from rpma.pool import Client, Pool, Target, TargetAddress, channel, messages
-from rpma.pool.header import DATA_OFFSET
+from rpma.pool import Client, Pool, Target, TargetAddress
+from rpma.pool.protocol import channel, messages
+from rpma.pool.target.header import DATA_OFFSET
 
 TOKEN = "the token of the tests"
 MIB = 1 << 20

@@ -22,13 +22,11 @@ from rpma.pool import (
     PoolExistsError,
     Target,
     TargetError,
-    messages,
-    needs,
-    pool_logic,
-    session,
-    transfers,
 )
-from rpma.pool.order import Call
+from rpma.pool.client import needs, pool_logic, transfers
+from rpma.pool.client.order import Call
+from rpma.pool.protocol import messages
+from rpma.pool.target import session
 
 pytestmark = pytest.mark.fabric
 

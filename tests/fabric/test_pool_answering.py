@@ -38,11 +38,10 @@ from pairs import (
 import rpma
 from fabrics.fabric import Fabric
 from rpma import CompletionFlags, ConnectionConfig, Usage, allocation
-from rpma.pool.answering import MAX_DEPTH, Answering, Counts, Ended
 from rpma.pool.durable import Durable, is_pmem
-from rpma.pool.errors import NotDurableError, StorageError
-from rpma.pool.persistency import Persistency
-from rpma.pool.wire import (
+from rpma.pool.protocol.errors import NotDurableError, StorageError
+from rpma.pool.protocol.persistency import Persistency
+from rpma.pool.protocol.wire import (
     ANSWER,
     ANSWER_ROOM,
     REQUEST,
@@ -51,6 +50,7 @@ from rpma.pool.wire import (
     SWAP_REQUEST,
     FlushStatus,
 )
+from rpma.pool.target.answering import MAX_DEPTH, Answering, Counts, Ended
 
 pytestmark = pytest.mark.fabric
 
@@ -776,7 +776,7 @@ def test_a_client_that_leaves_in_the_middle(peer: rpma.Peer, fabric: Fabric, poo
 DYING = """
 import sys
 import rpma
-from rpma.pool.wire import REQUEST
+from rpma.pool.protocol.wire import REQUEST
 address, port = sys.argv[1:]
 peer = rpma.Peer.for_address(address)
 buffer = bytearray(REQUEST.pack(1, 0, 8, 1, 0)) + bytearray(16)
@@ -1038,7 +1038,7 @@ def test_guards_of_many_pools(tmp_path: Path) -> None:
 FOREIGN = """
 import faulthandler, mmap, os, signal, sys
 from rpma.pool.durable import Durable
-from rpma.pool.persistency import Persistency
+from rpma.pool.protocol.persistency import Persistency
 path, how = sys.argv[1:]
 if how == "handler":
     faulthandler.enable()
@@ -1273,7 +1273,7 @@ def test_without_libpmem_it_is_said_what_to_install(fabric: Fabric, tmp_path: Pa
         check=True,
     )
     code = """
-from rpma.pool.errors import TargetError
+from rpma.pool.protocol.errors import TargetError
 for how in (Persistency.PMEM, Persistency.FLUSH):
     with pytest.raises(TargetError, match="apt-get install libpmem1"):
         Durable(bytearray(8), None, how)

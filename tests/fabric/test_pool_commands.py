@@ -25,7 +25,7 @@ from pairs import SOON
 import rpma
 from fabrics.fabric import Fabric
 from rpma.pool import Client
-from rpma.pool.header import DATA_OFFSET
+from rpma.pool.target.header import DATA_OFFSET
 
 pytestmark = pytest.mark.fabric
 

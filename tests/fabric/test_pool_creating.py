@@ -16,9 +16,10 @@ from targets import connect, serving, wait_left
 
 import rpma
 from fabrics.fabric import Fabric
-from rpma.pool import PoolError, StorageError, Target, TargetError, served
-from rpma.pool.answering import Answering
+from rpma.pool import PoolError, StorageError, Target, TargetError
 from rpma.pool.durable import Durable
+from rpma.pool.target import registry
+from rpma.pool.target.answering import Answering
 
 pytestmark = pytest.mark.fabric
 
@@ -45,12 +46,12 @@ def fails_with(error: BaseException) -> Any:
 FAILURES = pytest.mark.parametrize(
     ("owner", "method", "error"),
     [
-        (served.ServedPool, "map", StorageError("it cannot be mapped")),
+        (registry.ServedPool, "map", StorageError("it cannot be mapped")),
         (Durable, "__init__", TargetError("libpmem.so.1 is not installed")),
-        (served.ServedPool, "register", rpma.errors.OutOfMemoryError("no memory can be pinned")),
-        (served.ServedPool, "register", OSError(errno.ENOMEM, "no memory can be pinned")),
+        (registry.ServedPool, "register", rpma.errors.OutOfMemoryError("no memory can be pinned")),
+        (registry.ServedPool, "register", OSError(errno.ENOMEM, "no memory can be pinned")),
         (Answering, "set_pool", rpma.errors.OutOfMemoryError("no memory for the pool")),
-        (served.ServedPools, "info", OSError(errno.EIO, "it cannot be looked at")),
+        (registry.ServedPools, "info", OSError(errno.EIO, "it cannot be looked at")),
     ],
 )
 
@@ -117,7 +118,7 @@ def test_a_pool_that_cannot_be_removed_again_is_said_to_be_there(
 
     with connect(target) as client:
         with monkeypatch.context() as patch:
-            patch.setattr(served.ServedPool, method, fails_with(StorageError("it has failed")))
+            patch.setattr(registry.ServedPool, method, fails_with(StorageError("it has failed")))
             patch.setattr(os, "unlink", stuck)
             with pytest.raises(
                 StorageError, match=r"it has failed; and .* could not be undone: .*[Rr]ead-only"
@@ -132,8 +133,8 @@ class Slow:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.reached, self.go_on = threading.Event(), threading.Event()
-        self._register = served.ServedPool.register
-        patch.setattr(served.ServedPool, "register", lambda *args: self._slowly(*args))
+        self._register = registry.ServedPool.register
+        patch.setattr(registry.ServedPool, "register", lambda *args: self._slowly(*args))
 
     def _slowly(self, *arguments: Any) -> Any:
         self.reached.set()

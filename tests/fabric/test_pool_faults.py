@@ -54,14 +54,10 @@ from rpma.pool import (
     Target,
     TargetError,
     TargetLost,
-    channel,
-    messages,
-    needs,
-    pool_logic,
-    served,
-    session,
-    tasks,
 )
+from rpma.pool.client import needs, pool_logic
+from rpma.pool.protocol import channel, messages
+from rpma.pool.target import registry, session, tasks
 
 pytestmark = pytest.mark.fabric
 
@@ -390,7 +386,7 @@ def test_arrays_keep_their_timeouts(fabric: Fabric, child: Process) -> None:
 def test_leaving_a_target_that_stands_still(
     child: Process, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr("rpma.pool.pool.LEAVE_TIMEOUT", SHORT)
+    monkeypatch.setattr("rpma.pool.client.pool.LEAVE_TIMEOUT", SHORT)
     np = pytest.importorskip("numpy")
     client = connect(child.address)
     pool = client.create_pool("pool", SIZE)
@@ -487,7 +483,7 @@ def test_a_client_that_leaves_while_its_pool_is_being_opened(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a_moment = threading.Event()
-    slow_open = served.ServedPools.open
+    slow_open = registry.ServedPools.open
 
     def open_slowly(*arguments: Any) -> Any:
         a_moment.wait(SOON)
@@ -496,7 +492,7 @@ def test_a_client_that_leaves_while_its_pool_is_being_opened(
     with a_pool(target, SIZE):
         pass
     with monkeypatch.context() as patch:
-        patch.setattr(served.ServedPools, "open", open_slowly)
+        patch.setattr(registry.ServedPools, "open", open_slowly)
         with connect(target) as client:
             with pytest.raises(rpma.WaitTimeoutError, match="did not reply in time"):
                 client.open_pool("pool", timeout=SHORT)
@@ -510,12 +506,12 @@ def test_a_client_that_leaves_while_its_pool_is_being_opened(
 def test_a_pool_that_cannot_be_mapped_is_not_created(
     target: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fail(pool: served.ServedPool, *_: object) -> None:
+    def fail(pool: registry.ServedPool, *_: object) -> None:
         raise PoolSpaceError(f"pool {pool.name!r}: the target has no memory")
 
     with connect(target) as client:
         with monkeypatch.context() as patch:
-            patch.setattr(served.ServedPool, "map", fail)
+            patch.setattr(registry.ServedPool, "map", fail)
             for volatile in (False, True):
                 with pytest.raises(PoolSpaceError, match="has no memory"):
                     client.create_pool("pool", SIZE, volatile=volatile)

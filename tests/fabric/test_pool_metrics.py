@@ -13,8 +13,9 @@ import pytest
 from targets import connect, serving, wait_until
 
 from fabrics.fabric import Fabric
-from rpma.pool import Target, served
-from rpma.pool.store import Store
+from rpma.pool import Target
+from rpma.pool.target import registry
+from rpma.pool.target.store import Store
 
 pytestmark = pytest.mark.fabric
 
@@ -83,16 +84,16 @@ def test_a_scrape_does_not_wait_for_storage(
     fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
-    totals = served.ServedPools.totals
+    totals = registry.ServedPools.totals
 
-    def wait_first(pools: served.ServedPools) -> Any:
+    def wait_first(pools: registry.ServedPools) -> Any:
         go_on.wait(SOON)
         return totals(pools)
 
     with serving(fabric, tmp_path) as target, connect(target) as client:
         client.create_pool("pool", SIZE).close()
         assert target.metrics(SOON).pools["file"] == 1
-        monkeypatch.setattr(served.ServedPools, "totals", wait_first)
+        monkeypatch.setattr(registry.ServedPools, "totals", wait_first)
         began = time.monotonic()
         for _ in range(3):
             assert target.metrics(SOON).pools["file"] == 1  # the last that was found
@@ -110,10 +111,10 @@ def test_what_cannot_be_counted_is_not_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def fail(_: served.ServedPools) -> Any:
+    def fail(_: registry.ServedPools) -> Any:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(served.ServedPools, "totals", fail)
+    monkeypatch.setattr(registry.ServedPools, "totals", fail)
     with serving(fabric, tmp_path) as target:
         found = target.metrics(SOON)
         assert (found.pools, found.bytes, found.clients) == ({}, {}, 0)

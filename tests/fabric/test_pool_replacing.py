@@ -199,7 +199,7 @@ def test_what_is_to_be_replaced_does_not_change_meanwhile(client: Client, other:
 
 @pytest.mark.parametrize("access", ["write", "shared"])
 def test_a_pool_that_is_written_is_not_replaced(
-    client: Client, other: Client, tmp_path: Path, access: rpma.pool.messages.Access
+    client: Client, other: Client, tmp_path: Path, access: rpma.pool.protocol.messages.Access
 ) -> None:
     make(client)
     with other.open_pool("pool", access=access):

@@ -14,7 +14,8 @@ from pairs import SOON
 from targets import MIB, connect, serving, wait_left, wait_until
 
 from fabrics.fabric import Fabric
-from rpma.pool import Client, PoolSpaceError, Target, served
+from rpma.pool import Client, PoolSpaceError, Target
+from rpma.pool.target import registry
 
 pytestmark = pytest.mark.fabric
 
@@ -51,14 +52,14 @@ def standing_still(monkeypatch: pytest.MonkeyPatch, call: str) -> Iterator[Gate]
     gate = Gate()
     with monkeypatch.context() as patch:
         if call == "close":
-            close = served.ServedPool.close
+            close = registry.ServedPool.close
 
-            def slow_close(pool: served.ServedPool) -> None:
+            def slow_close(pool: registry.ServedPool) -> None:
                 if pool.name == "slow":
                     gate.wait()
                 close(pool)
 
-            patch.setattr(served.ServedPool, "close", slow_close)
+            patch.setattr(registry.ServedPool, "close", slow_close)
         else:
             sync = getattr(os, call)
 
@@ -179,9 +180,9 @@ def test_dram_is_not_given_twice_to_those_who_ask_at_once(
 ) -> None:
     """All that fit are mapped at the same time; the one that does not is refused meanwhile."""
     together = threading.Barrier(5)
-    map_it = served.ServedPool.map
+    map_it = registry.ServedPool.map
 
-    def map_together(pool: served.ServedPool, *arguments: Any) -> None:
+    def map_together(pool: registry.ServedPool, *arguments: Any) -> None:
         together.wait(SOON)
         map_it(pool, *arguments)
 
@@ -194,7 +195,7 @@ def test_dram_is_not_given_twice_to_those_who_ask_at_once(
 
     threads = [threading.Thread(target=make, args=(number,)) for number in range(4)]
     with monkeypatch.context() as patch:
-        patch.setattr(served.ServedPool, "map", map_together)
+        patch.setattr(registry.ServedPool, "map", map_together)
         for thread in threads:
             thread.start()
         with connect(target) as late:

@@ -24,7 +24,10 @@ import rpma
 from fabrics.fabric import Fabric
 from rpma import allocation
 from rpma.errors import RpmaError
-from rpma.pool import Client, Target, messages, session, ssh, store, strangers, words
+from rpma.pool import Client, Target
+from rpma.pool.client import ssh
+from rpma.pool.protocol import messages, words
+from rpma.pool.target import session, store, strangers
 
 msgspec = pytest.importorskip("msgspec")
 
@@ -186,8 +189,8 @@ def test_a_client_that_reads_no_replies_is_given_up(
     target: Target, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "rpma")
-    monkeypatch.setattr("rpma.pool.stream.SEND_TIMEOUT", 0.3)
-    monkeypatch.setattr("rpma.pool.tasks.REQUESTS_PER_SECOND", 1e6)
+    monkeypatch.setattr("rpma.pool.target.stream.SEND_TIMEOUT", 0.3)
+    monkeypatch.setattr("rpma.pool.target.tasks.REQUESTS_PER_SECOND", 1e6)
     with connect(target) as other:
         for number in range(20):
             other.create_pool(f"pool-{number}", 4096).close()
@@ -214,7 +217,7 @@ def test_the_target_ends_whatever_its_peers_do(
     fabric: Fabric, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "told", lambda _: 60000 * "x")
-    monkeypatch.setattr("rpma.pool.tasks.REQUESTS_PER_SECOND", 1e6)
+    monkeypatch.setattr("rpma.pool.target.tasks.REQUESTS_PER_SECOND", 1e6)
     with serving(fabric, folder) as target, ExitStack() as stack:
         with connect(target) as client:
             for number in range(20):
@@ -300,7 +303,7 @@ def test_bad_logins_leave_few_and_short_lines(
     target: Target, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "rpma"):
-        for number in range(3 * words.LINES):
+        for number in range(3 * sparing.LINES):
             with closing(Stranger(target)) as stranger:
                 stranger.receive(messages.Hello)
                 stranger.send_raw(stranger.channel.frame(nonsense(number)))
@@ -312,8 +315,8 @@ def test_bad_logins_leave_few_and_short_lines(
         target.close()
     lines = [record.getMessage() for record in caplog.records]
     gone = [line for line in lines if "has gone" in line]
-    assert len(gone) == words.LINES
-    assert f"{2 * words.LINES} more lines left out: strangers have gone" in lines
+    assert len(gone) == sparing.LINES
+    assert f"{2 * sparing.LINES} more lines left out: strangers have gone" in lines
     assert all(len(line) < 250 and line.isprintable() for line in lines)
 
 
@@ -324,15 +327,15 @@ def test_an_error_of_the_target_that_strangers_provoke_is_not_logged_without_end
         raise LookupError("it is wrong")
 
     monkeypatch.setattr(session.Keys, "derive", fail)
-    for _ in range(2 * words.LINES):
+    for _ in range(2 * sparing.LINES):
         with closing(Stranger(target)) as stranger:
             stranger.receive(messages.Hello)
             stranger.send(messages.Login(messages.VERSION, "", bytes(32), bytes(32)))
             stranger.check_ended()
     wait_left(target)
     target.close()
-    assert caplog.text.count("LookupError: it is wrong") == words.LINES
-    assert f"{words.LINES} more lines left out: errors of the target" in caplog.text
+    assert caplog.text.count("LookupError: it is wrong") == sparing.LINES
+    assert f"{sparing.LINES} more lines left out: errors of the target" in caplog.text
 
 
 def test_a_client_that_is_refused_much_leaves_few_and_short_lines(
@@ -340,19 +343,19 @@ def test_a_client_that_is_refused_much_leaves_few_and_short_lines(
 ) -> None:
     with caplog.at_level(logging.INFO, "rpma"):
         with connect(target) as client:
-            for _ in range(3 * words.LINES):
+            for _ in range(3 * sparing.LINES):
                 with pytest.raises(rpma.pool.PoolNameError):
                     ask(client, messages.Describe("\x1b\n\u202e" * 60))
         wait_left(target)
         target.close()
     lines = [record.getMessage() for record in caplog.records]
-    assert sum("refused" in line for line in lines) == words.LINES
-    assert f"{2 * words.LINES} more lines left out: requests have failed: describe" in lines
+    assert sum("refused" in line for line in lines) == sparing.LINES
+    assert f"{2 * sparing.LINES} more lines left out: requests have failed: describe" in lines
     assert all(len(line) < 400 and line.isprintable() for line in lines)
 
 
 def ask(client: Client, request: messages.Request) -> Any:
-    from rpma.pool import needs
+    from rpma.pool.client import needs
 
     return client._driver.run(needs.ask(request, messages.Done), 20)
 

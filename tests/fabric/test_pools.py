@@ -43,8 +43,8 @@ from rpma.pool import (
     Target,
     TargetError,
 )
-from rpma.pool.header import choose
-from rpma.pool.messages import Access
+from rpma.pool.protocol.messages import Access
+from rpma.pool.target.header import choose
 
 pytestmark = pytest.mark.fabric
 
@@ -1018,7 +1018,7 @@ def test_many_pools_over_one_connection(client: Client, fabric: Fabric) -> None:
 def test_a_client_opens_no_more_pools_than_the_target_lets_it(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rpma.pool.session.MAX_OPEN", 3)
+    monkeypatch.setattr("rpma.pool.target.session.MAX_OPEN", 3)
     pools = [client.create_pool(f"pool-{number}", 4096) for number in range(3)]
     with pytest.raises(TargetError, match="3 pools are open by this client: close one first"):
         client.create_pool("one-more", 4096)

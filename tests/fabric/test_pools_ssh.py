@@ -21,7 +21,7 @@ import rpma
 from fabrics.fabric import Fabric
 from rpma import aio
 from rpma.pool import PoolNotFoundError, TargetError, TargetLost
-from rpma.pool.ssh import COMMAND_VARIABLE, SSH_VARIABLE
+from rpma.pool.client.ssh import COMMAND_VARIABLE, SSH_VARIABLE
 
 pytestmark = pytest.mark.fabric
 

@@ -373,7 +373,7 @@ def alarm(after: int, *modules: str) -> Iterator[list[bool]]:
 
 
 @pytest.mark.parametrize(
-    "module", ["datapath", "outbox", "waiting", "order", "transfers", "aio_driver"]
+    "module", ["datapath", "write_batch", "waiting", "order", "transfers", "aio_driver"]
 )
 def test_a_signal_at_any_line_forgets_no_task(module: str, fabric: Fabric, tmp_path: Path) -> None:
     if fabric.name != "soft":
@@ -399,7 +399,7 @@ def test_a_signal_at_any_line_forgets_no_task(module: str, fabric: Fabric, tmp_p
                     client = await a_client(target)
                     pool = await client.create_pool(f"pool{lost}", 2 * MIB)
                 assert pool is not None
-                with alarm(after, f"rpma.pool.{module}") as arrived:
+                with alarm(after, f"rpma.pool.client.{module}") as arrived:
                     await calls(pool)
                 if not arrived[0]:
                     break

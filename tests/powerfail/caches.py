@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from rpma.pool.header import DATA_OFFSET
+from rpma.pool.target.header import DATA_OFFSET
 
 _TOLD: Final = struct.Struct("<IIQQ")
 _MAGIC: Final = 0x54534552

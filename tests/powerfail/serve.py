@@ -18,9 +18,9 @@ sys.modules["ssl"] = None  # type: ignore[assignment]
 import agent  # type: ignore[import-not-found]  # noqa: E402
 
 from rpma import allocation  # noqa: E402
-from rpma.pool import served_pool  # noqa: E402
-from rpma.pool.header import DATA_OFFSET  # noqa: E402
-from rpma.pool.target import Target  # noqa: E402
+from rpma.pool.target import served_pool  # noqa: E402
+from rpma.pool.target.header import DATA_OFFSET  # noqa: E402
+from rpma.pool.target.target import Target  # noqa: E402
 
 LINE = 64
 """What a processor's cache keeps or loses as a whole, in bytes."""

@@ -22,8 +22,8 @@ from blocks import PAGE, on_disk, places_of, put_on_disk
 
 from rpma import allocation
 from rpma.pool import Client, PoolError, StorageError, Target
-from rpma.pool.header import DATA_OFFSET, SLOT_SIZE, choose
-from rpma.pool.served import ServedPool
+from rpma.pool.target.header import DATA_OFFSET, SLOT_SIZE, choose
+from rpma.pool.target.registry import ServedPool
 
 PAGES = 8
 SIZE = PAGES * PAGE

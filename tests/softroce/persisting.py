@@ -16,8 +16,8 @@ from blocks import PAGE, on_disk, places_of
 
 from rpma import allocation
 from rpma.pool import Client, Target
-from rpma.pool.header import DATA_OFFSET
-from rpma.pool.served_pool import ServedPool
+from rpma.pool.target.header import DATA_OFFSET
+from rpma.pool.target.served_pool import ServedPool
 
 HUGE_PAGE = 2 << 20
 TIMES = 6

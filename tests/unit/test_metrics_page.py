@@ -17,7 +17,8 @@ pytest.importorskip("h11")
 pytest.importorskip("msgspec")
 
 from rpma.cli import web
-from rpma.pool import strangers, words
+from rpma.pool.target import sparing
+from rpma.pool.target import strangers
 
 PAGE = b"rpma_target_up 1.0\n"
 SOON = 20.0
@@ -98,9 +99,9 @@ def test_what_is_no_request_for_it(
 def test_nonsense_leaves_few_lines(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with serving() as address:
-        for _ in range(3 * words.LINES):
+        for _ in range(3 * sparing.LINES):
             said(address, b"nonsense\r\n\r\n")
-    assert len(caplog.records) == words.LINES + 1
+    assert len(caplog.records) == sparing.LINES + 1
 
 
 def test_who_does_not_ask_in_time_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:

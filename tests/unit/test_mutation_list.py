@@ -25,10 +25,10 @@ SOURCES = {
     "native/validation/operation.c",
     "native/validation/requests.c",
     "native/validation/wrapper.h",
-    "src/rpma/pool/header.py",
-    "src/rpma/pool/messages.py",
-    "src/rpma/pool/session.py",
-    "src/rpma/pool/store.py",
+    "src/rpma/pool/target/header.py",
+    "src/rpma/pool/protocol/messages.py",
+    "src/rpma/pool/target/session.py",
+    "src/rpma/pool/target/store.py",
 }
 
 

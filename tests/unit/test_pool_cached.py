@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from rpma import allocation
-from rpma.pool import StorageError, cached
-from rpma.pool import store as stores
-from rpma.pool.poolfile import PoolFile
-from rpma.pool.store import Store
+from rpma.pool import StorageError
+from rpma.pool.target import cached
+from rpma.pool.target import store as stores
+from rpma.pool.target.poolfile import PoolFile
+from rpma.pool.target.store import Store
 
 SIZE = 3 * 4096
 

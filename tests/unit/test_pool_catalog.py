@@ -1,4 +1,4 @@
-"""What rpma.pool.catalog promises about finding the pools of a directory, and what that costs."""
+"""What rpma.pool.target.catalog promises about finding a directory's pools, and what that costs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rpma.pool import catalog
-from rpma.pool.errors import PoolNotFoundError
-from rpma.pool.header import DATA_OFFSET, SLOT_SIZE
-from rpma.pool.messages import LISTED_AT_ONCE
-from rpma.pool.name_table import NameTable
-from rpma.pool.served import ServedPools
-from rpma.pool.store import Store
+from rpma.pool.protocol.errors import PoolNotFoundError
+from rpma.pool.protocol.messages import LISTED_AT_ONCE
+from rpma.pool.target import catalog
+from rpma.pool.target.header import DATA_OFFSET, SLOT_SIZE
+from rpma.pool.target.name_table import NameTable
+from rpma.pool.target.registry import ServedPools
+from rpma.pool.target.store import Store
 
 PAGE = 4096
 

@@ -486,8 +486,8 @@ def test_shell_completion_is_shown() -> None:
 def test_metrics_as_prometheus_has_them() -> None:
     client = pytest.importorskip("prometheus_client")
     from rpma.cli.metrics import Exporter, families
-    from rpma.pool.answering import Counts
-    from rpma.pool.metrics import Metrics, total
+    from rpma.pool.target.answering import Counts
+    from rpma.pool.target.metrics import Metrics, total
 
     flushes = total(Counts(1, 2, 3, 4, 5), Counts(10, 10, 10, 10, 10))
     found = Metrics(

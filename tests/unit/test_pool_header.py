@@ -1,4 +1,4 @@
-"""What rpma.pool.header promises about the header of a pool's file."""
+"""What rpma.pool.target.header promises about the header of a pool's file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rpma.pool.attributes import MAX_SIZE, NO_ATTRIBUTES, Attributes
-from rpma.pool.errors import PoolDamagedError, PoolSizeError
-from rpma.pool.header import (
+from rpma.pool.protocol.attributes import MAX_SIZE, NO_ATTRIBUTES, Attributes
+from rpma.pool.protocol.errors import PoolDamagedError, PoolSizeError
+from rpma.pool.target.header import (
     DATA_OFFSET,
     MAX_SEQUENCE,
     SLOT_SIZE,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rpma.pool.lanes import Lanes
+from rpma.pool.target.lanes import Lanes
 
 #: Longer than anything takes that comes at all, in seconds.
 SOON = 30.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rpma.pool import strangers
-from rpma.pool.strangers import MOST, PLACES, PLACES_OF_ONE, Strangers
+from rpma.pool.target import strangers
+from rpma.pool.target.strangers import MOST, PLACES, PLACES_OF_ONE, Strangers
 
 
 class Clock:

@@ -32,17 +32,15 @@ from rpma.pool import (
     ProtocolError,
     TargetAddress,
     TargetLost,
-    channel,
-    logic,
-    messages,
-    needs,
 )
-from rpma.pool.address import parse_pool
-from rpma.pool.channel import MAX_PAYLOAD, NONCE_SIZE, Channel, Keys
-from rpma.pool.datapath import again
-from rpma.pool.errors import BY_WIRE_CODE
-from rpma.pool.tokens import check_token
-from rpma.pool.words import explained
+from rpma.pool.client import logic, needs
+from rpma.pool.client.datapath import again
+from rpma.pool.protocol import channel, messages
+from rpma.pool.protocol.address import parse_pool
+from rpma.pool.protocol.channel import MAX_PAYLOAD, NONCE_SIZE, Channel, Keys
+from rpma.pool.protocol.errors import BY_WIRE_CODE
+from rpma.pool.protocol.tokens import check_token
+from rpma.pool.protocol.words import explained
 
 KEY, ANOTHER_KEY = bytes(32), bytes([1]) * 32
 TOKENS = st.binary(min_size=1, max_size=64)

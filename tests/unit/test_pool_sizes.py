@@ -1,4 +1,4 @@
-"""What rpma.pool.sizes promises about sizes as people write them."""
+"""What rpma.pool.protocol.sizes promises about sizes as people write them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rpma.pool.errors import PoolSizeError
-from rpma.pool.sizes import format_size, parse_size
+from rpma.pool.protocol.errors import PoolSizeError
+from rpma.pool.protocol.sizes import format_size, parse_size
 
 UNITS = {
     "": 1,

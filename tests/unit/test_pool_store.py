@@ -1,4 +1,4 @@
-"""What rpma.pool.store promises about a target's directory of pools, crashes included."""
+"""What rpma.pool.target.store promises about a target's directory of pools, crashes included."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rpma.errors import ClosedError
-from rpma.pool.attributes import MAX_SIZE, Attributes
-from rpma.pool.errors import (
+from rpma.pool.protocol.attributes import MAX_SIZE, Attributes
+from rpma.pool.protocol.errors import (
     PoolDamagedError,
     PoolError,
     PoolExistsError,
@@ -37,10 +37,10 @@ from rpma.pool.errors import (
     StorageError,
     TargetError,
 )
-from rpma.pool.header import DATA_OFFSET, MAX_SEQUENCE, SLOT_SIZE, Header, encode, slot_of
-from rpma.pool.names import check_name
-from rpma.pool.poolfile import PoolFile
-from rpma.pool.store import Store
+from rpma.pool.protocol.names import check_name
+from rpma.pool.target.header import DATA_OFFSET, MAX_SEQUENCE, SLOT_SIZE, Header, encode, slot_of
+from rpma.pool.target.poolfile import PoolFile
+from rpma.pool.target.store import Store
 
 PAGE = 4096
 ATTRIBUTES = Attributes(signature=b"TEST", major=3)
@@ -292,7 +292,7 @@ class TestDirectory:
 
     def test_a_store_of_another_process_is_refused_until_it_ends(self, folder: Path) -> None:
         code = (
-            "import sys; from rpma.pool.store import Store; s = Store(sys.argv[1]);"
+            "import sys; from rpma.pool.target.store import Store; s = Store(sys.argv[1]);"
             "print('ready', flush=True); sys.stdin.read()"
         )
         with subprocess.Popen(
@@ -640,8 +640,8 @@ class TestCreate:
 
 class TestSpace:
     LIMITED = (
-        "import resource, sys; from rpma.pool.store import Store\n"
-        "from rpma.pool.errors import PoolSpaceError\n"
+        "import resource, sys; from rpma.pool.target.store import Store\n"
+        "from rpma.pool.protocol.errors import PoolSpaceError\n"
         "store = Store(sys.argv[1])\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))\n"
     )
@@ -694,8 +694,8 @@ class TestSpace:
 
     FULL = """
 import os, subprocess, sys
-from rpma.pool.errors import PoolSpaceError
-from rpma.pool.store import Store
+from rpma.pool.protocol.errors import PoolSpaceError
+from rpma.pool.target.store import Store
 folder = sys.argv[1]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], check=True)
 real = os.fstatvfs
@@ -1649,7 +1649,7 @@ class TestList:
 
 def test_a_killed_target_leaves_a_directory_that_can_be_served(folder: Path) -> None:
     code = (
-        "import sys; from rpma.pool.store import Store; s = Store(sys.argv[1])\n"
+        "import sys; from rpma.pool.target.store import Store; s = Store(sys.argv[1])\n"
         "f = s.create('one', 4096, content_length=0); n = 0\n"
         "print('ready', flush=True)\n"
         "while True:\n"

@@ -12,9 +12,9 @@ pytest.importorskip("msgspec")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpma.pool import messages, words
-from rpma.pool.errors import PoolDamagedError, ProtocolError, TargetError
-from rpma.pool.names import check_name
+from rpma.pool.protocol import messages, words
+from rpma.pool.protocol.errors import PoolDamagedError, ProtocolError, TargetError
+from rpma.pool.protocol.names import check_name
 
 #: What would end a line, command a terminal, or turn the order of what is shown.
 NASTY = "a\nb\r\0\x1b[31m\x9b\u2028\u202e\ud800'\"\\"
@@ -98,8 +98,8 @@ def test_lines_of_a_kind_are_counted_once_there_are_many(
     with caplog.at_level(logging.INFO, "rpma.test"):
         asyncio.run(flood())
     assert [record.getMessage() for record in caplog.records] == [
-        *(f"stranger {number}" for number in range(words.LINES)),
+        *(f"stranger {number}" for number in range(sparing.LINES)),
         "another",
-        f"{1000 - words.LINES} more lines left out: strangers have gone",
+        f"{1000 - sparing.LINES} more lines left out: strangers have gone",
         "stranger 1000",
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rpma.pool import shadows
+from rpma.pool.target import shadows
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import rpma
-from rpma.pool.address import TargetAddress
-from rpma.pool.client import Client
-from rpma.pool.errors import PoolBusyError, PoolError, PoolNotFoundError
-from rpma.pool.persistency import Persistency
-from rpma.pool.pool import Pool
+from rpma.pool.client.client import Client
+from rpma.pool.client.pool import Pool
+from rpma.pool.protocol.address import TargetAddress
+from rpma.pool.protocol.errors import PoolBusyError, PoolError, PoolNotFoundError
+from rpma.pool.protocol.persistency import Persistency
 
 WARM_UP = 10
 """How many calls come before those that count."""

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rpma.cli.trace_report import printable
-from rpma.pool.sizes import format_size
+from rpma.pool.protocol.sizes import format_size
 
 Result = dict[str, Any]
 

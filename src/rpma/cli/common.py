@@ -17,7 +17,7 @@ from rich.markup import escape
 from rpma.cli.trace_report import printable
 
 if TYPE_CHECKING:
-    from rpma.pool.address import TargetAddress
+    from rpma.pool.protocol.address import TargetAddress
 
 # Typer reads these at run time, on Python 3.10 too.
 TokenFile = Annotated[
@@ -80,7 +80,7 @@ def failing(command: str) -> Iterator[None]:
 def target_at(text: str) -> TargetAddress:
     """The address of a target; a usage error if it is none."""
     from rpma import InvalidArgumentError
-    from rpma.pool.address import TargetAddress
+    from rpma.pool.protocol.address import TargetAddress
 
     try:
         return TargetAddress.parse(text)
@@ -91,7 +91,7 @@ def target_at(text: str) -> TargetAddress:
 def pool_at(text: str) -> tuple[TargetAddress, str]:
     """The target and the name of a pool; a usage error if it is no TARGET/POOL."""
     from rpma import InvalidArgumentError
-    from rpma.pool.address import parse_pool
+    from rpma.pool.protocol.address import parse_pool
 
     try:
         return parse_pool(text)
@@ -101,8 +101,8 @@ def pool_at(text: str) -> tuple[TargetAddress, str]:
 
 def size_of(text: str, hint: str) -> int:
     """The bytes that a size means; a usage error if it is none."""
-    from rpma.pool.errors import PoolSizeError
-    from rpma.pool.sizes import parse_size
+    from rpma.pool.protocol.errors import PoolSizeError
+    from rpma.pool.protocol.sizes import parse_size
 
     try:
         return parse_size(text)

@@ -23,7 +23,7 @@ from rich.table import Table
 import rpma
 from rpma.cli.machine import Machine
 from rpma.pool import Client, Target
-from rpma.pool.header import DATA_OFFSET
+from rpma.pool.target.header import DATA_OFFSET
 
 STAGING_SIZE = 8 << 20
 """How much of the file is in local memory at a time, in bytes."""

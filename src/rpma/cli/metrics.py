@@ -30,8 +30,8 @@ except ImportError as error:
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-    from rpma.pool.metrics import Metrics
-    from rpma.pool.target import Target
+    from rpma.pool.target.metrics import Metrics
+    from rpma.pool.target.target import Target
 
 log = logging.getLogger("rpma.serve")
 

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from rpma.cli.trace_report import printable
-from rpma.pool.address import TargetAddress
-from rpma.pool.attributes import Attributes
-from rpma.pool.messages import PoolInfo
-from rpma.pool.sizes import format_size
+from rpma.pool.protocol.address import TargetAddress
+from rpma.pool.protocol.attributes import Attributes
+from rpma.pool.protocol.messages import PoolInfo
+from rpma.pool.protocol.sizes import format_size
 
 
 def facts(info: PoolInfo) -> dict[str, Any]:

@@ -33,8 +33,8 @@ from rpma.cli.trace_report import printable
 
 if TYPE_CHECKING:
     from rpma.cli.transfer import Put
-    from rpma.pool.address import TargetAddress
-    from rpma.pool.client import Client
+    from rpma.pool.client.client import Client
+    from rpma.pool.protocol.address import TargetAddress
 
 Volatile = Annotated[
     bool, typer.Option("--volatile", help="In the target's DRAM: gone when the target ends.")
@@ -288,7 +288,7 @@ def remove(
 def client_of(address: TargetAddress, token_file: Path | None) -> Client:
     """A client of a target, with the token that is in the file."""
     from rpma.cli.tokens import token_for
-    from rpma.pool.client import Client
+    from rpma.pool.client.client import Client
 
     return Client(address, token=token_for(address, token_file))
 
@@ -307,7 +307,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 def _noting(state: Put) -> Iterator[list[str]]:
     """What goes wrong in a put, and how far it came, as words for the list that it yields."""
     from rpma import RpmaError
-    from rpma.pool.errors import PoolExistsError
+    from rpma.pool.protocol.errors import PoolExistsError
 
     problems: list[str] = []
     try:
@@ -321,7 +321,7 @@ def _noting(state: Put) -> Iterator[list[str]]:
 
 def _left_by(state: Put, error: BaseException) -> str:
     """What a put that failed has left, as the end of what is said of it."""
-    from rpma.pool.errors import PoolError
+    from rpma.pool.protocol.errors import PoolError
 
     if not state.persistency:
         return ""
@@ -362,7 +362,7 @@ def _print_json(facts: dict[str, Any]) -> None:
 
 def _shown(size: int) -> str:
     """A size, and what it is in bytes where that is not the same."""
-    from rpma.pool.sizes import format_size
+    from rpma.pool.protocol.sizes import format_size
 
     return format_size(size) if size < 1024 else f"{format_size(size)} ({size} bytes)"
 
@@ -372,6 +372,6 @@ def _how(persistency: str) -> str:
 
 
 def _rate(size: int, seconds: float) -> str:
-    from rpma.pool.sizes import format_size
+    from rpma.pool.protocol.sizes import format_size
 
     return f"{seconds:.2f} s, {format_size(round(size / seconds))}/s"

@@ -26,7 +26,7 @@ from rpma.cli.common import failing, size_of
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from rpma.pool.target import Target
+    from rpma.pool.target.target import Target
 
 log = logging.getLogger("rpma.serve")
 
@@ -150,7 +150,7 @@ def serve(
     with failing("serve"), contextlib.ExitStack() as stack:
         from rpma import InvalidArgumentError
         from rpma.cli import tokens
-        from rpma.pool.target import Target
+        from rpma.pool.target.target import Target
 
         make = partial(
             Target,
@@ -165,7 +165,7 @@ def serve(
             max_clients=max_clients,
         )
         if by_ssh:
-            from rpma.pool import ssh
+            from rpma.pool.client import ssh
 
             where = listen or _any_address()
             raise typer.Exit(ssh.serve(lambda token: make(listen=where, token=token)))

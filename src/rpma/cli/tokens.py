@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rpma.pool.errors import AuthenticationError
+from rpma.pool.protocol.errors import AuthenticationError
 
 if TYPE_CHECKING:
-    from rpma.pool.address import TargetAddress
+    from rpma.pool.protocol.address import TargetAddress
 
 MOST_BYTES = 1 << 20
 """A longer file is no token file, in bytes."""

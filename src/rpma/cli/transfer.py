@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from rpma.pool.client import Client
-from rpma.pool.messages import PoolInfo
-from rpma.pool.persistency import Persistency
-from rpma.pool.pool import Pool
+from rpma.pool.client.client import Client
+from rpma.pool.client.pool import Pool
+from rpma.pool.protocol.messages import PoolInfo
+from rpma.pool.protocol.persistency import Persistency
 
 PIECE_SIZE = 16 << 20
 """How much of the file one call moves, in bytes."""

@@ -14,9 +14,9 @@ from typing import Final
 
 import h11
 
-from rpma.pool.sparing import Sparing
-from rpma.pool.strangers import Strangers
-from rpma.pool.words import plain
+from rpma.pool.protocol.words import plain
+from rpma.pool.target.sparing import Sparing
+from rpma.pool.target.strangers import Strangers
 
 REQUEST_TIMEOUT: Final = 5.0
 """How long a request may take to come, all of it, in seconds."""

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rpma.pool.address import DEFAULT_PORT, TargetAddress
-from rpma.pool.attributes import Attributes
-from rpma.pool.client import (
+from rpma.pool.client.client import (
     Client,
     create_pool,
     list_pools,
     open_pool,
     remove_pool,
 )
-from rpma.pool.errors import (
+from rpma.pool.client.pool import Pool, PoolArray
+from rpma.pool.protocol.address import DEFAULT_PORT, TargetAddress
+from rpma.pool.protocol.attributes import Attributes
+from rpma.pool.protocol.errors import (
     AuthenticationError,
     NotDurableError,
     PoolAccessError,
@@ -39,12 +40,11 @@ from rpma.pool.errors import (
     TargetError,
     TargetLost,
 )
-from rpma.pool.messages import PoolInfo
-from rpma.pool.persistency import Persistency
-from rpma.pool.pool import Pool, PoolArray
+from rpma.pool.protocol.messages import PoolInfo
+from rpma.pool.protocol.persistency import Persistency
 
 if TYPE_CHECKING:
-    from rpma.pool.target import Target
+    from rpma.pool.target.target import Target
 
 __all__ = [
     "DEFAULT_PORT",
@@ -80,7 +80,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "Target":  # which brings asyncio along: a client does without
-        from rpma.pool.target import Target
+        from rpma.pool.target.target import Target
 
         return Target
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,8 +12,8 @@ from rpma._native import lib
 from rpma._object import NativeObject, handle_out, integer, pointer_to, require
 from rpma._packages import Packages, how_to_install
 from rpma.errors import InUseError, InvalidArgumentError, RpmaError, error_for
-from rpma.pool.errors import NotDurableError, StorageError, TargetError
-from rpma.pool.persistency import Persistency
+from rpma.pool.protocol.errors import NotDurableError, StorageError, TargetError
+from rpma.pool.protocol.persistency import Persistency
 
 if TYPE_CHECKING:
     from rpma._types import WritableBuffer

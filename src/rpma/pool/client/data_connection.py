@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Makes a client's data connection, as the target's session says."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from rpma import allocation
+from rpma.config import ConnectionConfig
+from rpma.constants import Usage
+from rpma.peer import Peer, PeerConfig
+from rpma.pool.client.datapath import RECEIVE, SEND_QUEUE_SIZE, DataPath
+from rpma.pool.protocol.wire import ANSWER_ROOM, REQUEST_ROOM
+
+if TYPE_CHECKING:
+    from rpma.pool.protocol.messages import Session
+
+
+def connect(
+    host: str, session: Session, ticket: bytes, bounce_size: int, timeout: float | None
+) -> DataPath:
+    """Make the data connection of a session.
+
+    Args:
+        host: where the target is, as the client came to it.
+        session: what the target said of it.
+        ticket: what lets this connection in.
+        bounce_size: how many bytes of bounce buffers, in bytes.
+        timeout: in seconds.
+
+    Raises:
+        ConnectionEventError: the target does not let it in, or is not there.
+        NoDeviceError: no RDMA device leads there.
+    """
+    depth = session.depth
+    where = session.host or host
+    config = ConnectionConfig(
+        sq_size=SEND_QUEUE_SIZE, rq_size=depth, cq_size=SEND_QUEUE_SIZE + depth
+    )
+    with ExitStack() as undo:
+        peer = undo.enter_context(Peer.for_address(where, remote=True))
+        memory = allocation.anonymous(bounce_size)
+        bounce = undo.enter_context(peer.register(memory, Usage.WRITE_SRC | Usage.READ_DST))
+        memory = allocation.anonymous(depth * (REQUEST_ROOM + ANSWER_ROOM))
+        messages = undo.enter_context(peer.register(memory, Usage.SEND | Usage.RECV))
+        with peer.request(where, session.port, config) as request:
+            for number in range(depth):
+                at = depth * REQUEST_ROOM + number * ANSWER_ROOM
+                request.recv(messages, at, ANSWER_ROOM, wr_id=RECEIVE | number)
+            connection = undo.enter_context(request.connect(ticket))
+        connection.wait_established(timeout)
+        connection.apply_remote_peer_config(PeerConfig.from_descriptor(session.peer_config))
+        target = f"{where}:{session.port}"
+        path = DataPath(peer, connection, bounce, messages, depth, target)
+        undo.pop_all()
+    return path

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The driver that blocks: sees to what the client's logic needs, one call at a time."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rpma._object import deadline_after
+from rpma.errors import ForkedError, WaitTimeoutError
+from rpma.pool.client import needs
+from rpma.pool.client.datapath import DataPath
+from rpma.pool.client.line import Line
+from rpma.pool.client.order import Order
+from rpma.pool.client.waiting import Waiter, again
+from rpma.pool.protocol.channel import Channel
+from rpma.pool.protocol.errors import TargetLost
+
+if TYPE_CHECKING:
+    from rpma.pool.protocol.address import TargetAddress
+
+_RECEIVE_SIZE = 64 << 10
+
+
+class Driver:
+    """Runs the steps of the logic, one call at a time."""
+
+    def __init__(self) -> None:
+        self.path: DataPath | None = None
+        self.line = Line()
+        self._channel = Channel()
+        self._socket: socket.socket | None = None
+        self._broken: Exception | None = None
+        self._pid = os.getpid()
+
+    def run(self, steps: Any, timeout: float | None) -> Any:
+        """The result of `steps`; its needs are seen to as they come."""
+        deadline = None if timeout is None else time.monotonic() + seconds(timeout)
+        if os.getpid() != self._pid:  # where another thread of the parent may have the lock
+            raise ForkedError(
+                "this client belongs to the parent process: a child that needs one of its own is "
+                "to be forked before the parent connects, or started with multiprocessing's 'spawn'"
+            )
+        path = self.path
+        if path is None or not self.line.is_inside():
+            return self.line.do(partial(self._run, steps, deadline), deadline)
+        # Called by what that call calls, which goes on only after this one.
+        outer, path.order = path.order, Order()
+        try:
+            return self._run(steps, deadline)
+        finally:
+            path.order = outer
+
+    def _run(self, steps: Any, deadline: float | None) -> Any:
+        thrown: BaseException | None = None
+        try:
+            need = next(steps)
+            while True:
+                try:
+                    got = self._see_to(need, deadline)
+                except BaseException as error:
+                    thrown = error
+                    need = steps.throw(error)
+                else:
+                    need = steps.send(got)
+        except StopIteration as stop:
+            return stop.value
+        except Exception:
+            raise
+        except BaseException as error:
+            # Ctrl-C while it waits leaves all in order; within a step nobody knows.
+            if error is not thrown and self.path is not None:
+                self.path.tear()
+            raise
+
+    def _see_to(self, need: Any, deadline: float | None) -> Any:
+        if isinstance(need, Waiter):
+            path = self.path
+            assert path is not None
+            while not need.done:
+                path.progress(None if deadline is None else _left(deadline))
+            return None
+        if isinstance(need, needs.Run):
+            return need.function()
+        if isinstance(need, needs.Secure):
+            self._channel.secure(key_in=need.keys.to_client, key_out=need.keys.to_target)
+            return None
+        try:
+            if isinstance(need, needs.Dial):
+                self._dial(need.address, deadline)
+                return None
+            if self._broken is not None:
+                raise again(self._broken)
+            if isinstance(need, needs.Exchange):
+                self._send(need.payload, deadline)
+            return self._receive(deadline)
+        except BaseException as error:
+            # A reply that is not waited for would be taken for that of the next request.
+            if self._broken is None:
+                self._broken = (
+                    error
+                    if isinstance(error, TargetLost)
+                    else TargetLost(f"the control channel was given up, connect again: {error!r}")
+                )
+            raise
+
+    def _dial(self, address: TargetAddress, deadline: float | None) -> None:
+        assert address.port is not None
+        try:
+            self._socket = socket.create_connection(
+                (address.host, address.port), None if deadline is None else _left(deadline)
+            )
+        except TimeoutError:
+            raise WaitTimeoutError(f"{address} did not answer in time") from None
+        except OSError as error:
+            failure = TargetLost(f"cannot connect to {address}: {error.strerror or error}")
+            raise failure from error
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def _send(self, payload: bytes, deadline: float | None) -> None:
+        assert self._socket is not None
+        self._socket.settimeout(None if deadline is None else _left(deadline))
+        try:
+            self._socket.sendall(self._channel.frame(payload))
+        except TimeoutError:
+            raise WaitTimeoutError("the target did not take the request in time") from None
+        except OSError as error:
+            raise TargetLost(f"the connection to the target is lost: {error}") from error
+
+    def _receive(self, deadline: float | None) -> bytes:
+        assert self._socket is not None
+        while (payload := self._channel.next_payload()) is None:
+            self._socket.settimeout(None if deadline is None else _left(deadline))
+            try:
+                data = self._socket.recv(_RECEIVE_SIZE)
+            except TimeoutError:
+                raise WaitTimeoutError("the target did not reply in time") from None
+            except OSError as error:
+                raise TargetLost(f"the connection to the target is lost: {error}") from error
+            if not data:
+                raise TargetLost("the target closed the connection")
+            self._channel.feed(data)
+        return payload
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the target cannot be asked anything any more."""
+        if os.getpid() != self._pid:
+            return True
+        path = self.path
+        return self._broken is not None or (path is not None and path.broken is not None)
+
+    def close_in_turn(self, deadline: float | None) -> None:
+        """Let go of all, when no other thread is in a call, or the time has come."""
+        if os.getpid() != self._pid:
+            self.close()
+            return
+        try:
+            self.line.do(self.close, deadline)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of all."""
+        if self._socket is not None:
+            self._socket.close()
+        if self.path is not None and os.getpid() == self._pid:
+            self.path.close()
+
+
+def seconds(timeout: float) -> float:
+    """A timeout in seconds, as a number that is not negative.
+
+    Raises:
+        TypeError, InvalidArgumentError: it is none.
+    """
+    return max(deadline_after(timeout) - time.monotonic_ns(), 0) / 1e9
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise WaitTimeoutError("the timeout has passed")
+    return left

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Targets that are started through ssh, for the life of a client's connection.
+
+The client makes up a token and gives it to ``rpma serve DIRECTORY --ssh`` on the other machine, on
+the standard input that the user's own ssh carries there. The target prints the port on which it
+listens, and ends when that input does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import select
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from typing import TYPE_CHECKING
+
+from rpma.errors import WaitTimeoutError
+from rpma.pool.protocol.address import TargetAddress
+from rpma.pool.protocol.errors import PoolError, TargetError, TargetLost
+from rpma.pool.protocol.words import explained
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rpma.pool.target.target import Target
+
+SSH_VARIABLE = "RPMA_SSH"
+"""The ssh command, with options if need be; ``ssh`` where it is not set."""
+
+COMMAND_VARIABLE = "RPMA_SSH_TARGET_COMMAND"
+"""The command on the target node; ``rpma`` where it is not set."""
+
+TOKEN_TIMEOUT = 60.0
+"""How long the client may take to send the token, in seconds."""
+
+_MOST_SAID = 64 << 10
+_MOST_TOKEN = 4096
+_END_TIMEOUT = 10.0
+
+
+class SshTarget:
+    """A target that was started through ssh.
+
+    Attributes:
+        address: where it listens.
+        token: what it asks for.
+    """
+
+    def __init__(self, address: TargetAddress, timeout: float | None) -> None:
+        """Start it.
+
+        Args:
+            address: with a directory.
+            timeout: until it listens, in seconds; None waits for ever.
+
+        Raises:
+            TargetLost: ssh does not get there, or there is no ``rpma``; with what ssh said.
+            TargetError: the target does not start, say as another one serves the directory.
+            WaitTimeoutError: it took too long.
+        """
+        assert address.directory is not None
+        self.token = secrets.token_hex(32).encode("ascii")
+        ssh = shlex.split(os.environ.get(SSH_VARIABLE) or "ssh")
+        where = [*(["-p", str(address.port)] if address.port else [])]
+        where.append(f"{address.user}@{address.host}" if address.user else address.host)
+        command = os.environ.get(COMMAND_VARIABLE) or "rpma"
+        # The words of ssh go to a shell there.
+        remote = f"{command} serve {shlex.quote(address.directory)} --ssh"
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the rest
+        try:
+            self._process = subprocess.Popen(
+                [*ssh, "-T", *where, remote],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+            )
+        except OSError as error:
+            self._errors.close()
+            raise TargetLost(f"cannot run {ssh[0]}: {error.strerror}") from error
+        try:
+            deadline = None if timeout is None else time.monotonic() + timeout
+            port = self._start(address, deadline)
+            host = _host_name(ssh, where) or address.host
+        except BaseException:
+            self.close()
+            raise
+        self.address = TargetAddress(host, port)
+
+    def _start(self, address: TargetAddress, deadline: float | None) -> int:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # what it said tells more
+            self._process.stdin.write(self.token + b"\n")
+            self._process.stdin.flush()
+        line = self._line(address, deadline)
+        try:
+            said = json.loads(line)
+        except ValueError:
+            said = None
+        if not isinstance(said, dict):
+            raise TargetLost(f"cannot start a target at {address}: {self._words(line)}")
+        if "error" in said:
+            words = explained(str(said["error"]))
+            raise TargetError(f"cannot start a target at {address}: {words}")
+        port = said.get("port")
+        if not isinstance(port, int) or not 0 < port < 1 << 16:
+            raise TargetLost(f"cannot start a target at {address}: it named no port")
+        return port
+
+    def _line(self, address: TargetAddress, deadline: float | None) -> bytes:
+        """The first line of what it prints, or all if it ends before."""
+        assert self._process.stdout is not None
+        said = _read_line(self._process.stdout.fileno(), _MOST_SAID, deadline)
+        if said is None:
+            raise WaitTimeoutError(f"no target was started in time at {address}")
+        return said
+
+    def _words(self, said: bytes) -> str:
+        """What ssh, or the shell there, complains of."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)
+        self._errors.seek(0)
+        words = (self._errors.read(_MOST_SAID) or said).decode("utf-8", "replace").split("\n")
+        line = " ".join(line.strip() for line in words if line.strip())
+        return explained(line) or "ssh said nothing"
+
+    def close(self) -> None:
+        """Let the target end. Idempotent."""
+        process = self._process
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        try:
+            process.wait(_END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._errors.close()
+
+
+def _read_line(fd: int, most: int, deadline: float | None) -> bytes | None:
+    """The first line and what came with it, all if it ends before; None: it was not in time."""
+    said = b""
+    while b"\n" not in said and len(said) < most:
+        left = None if deadline is None else max(deadline - time.monotonic(), 0)
+        if not select.select([fd], [], [], left)[0]:
+            return None
+        data = os.read(fd, most)
+        if not data:
+            break
+        said += data
+    return said
+
+
+def _host_name(ssh: list[str], where: list[str]) -> str | None:
+    """The host behind a name of the user's ssh configuration."""
+    try:
+        done = subprocess.run(
+            [*ssh, "-G", *where],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=_END_TIMEOUT,
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    for line in done.stdout.decode("utf-8", "replace").splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "hostname":
+            return rest.strip()
+    return None
+
+
+def serve(make: Callable[[bytes], Target]) -> int:
+    """The other side: serve from the token on standard input to the end of that input.
+
+    Args:
+        make: makes the target, not started, that asks for a token.
+
+    Returns:
+        The exit code.
+    """
+    fd = sys.stdin.fileno()
+    token = _read_line(fd, _MOST_TOKEN, time.monotonic() + TOKEN_TIMEOUT)
+    try:
+        if token is None:
+            raise TargetError("no token came in time")
+        target = make(token.strip())
+        target.start()
+    except (PoolError, OSError, ValueError) as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        return 1
+    print(json.dumps({"port": target.address.port}), flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        while os.read(fd, _MOST_TOKEN):
+            pass
+    target.close()
+    return 0

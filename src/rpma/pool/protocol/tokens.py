@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The tokens that clients show and targets ask for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rpma.pool.protocol.errors import AuthenticationError
+
+if TYPE_CHECKING:
+    from rpma._types import Buffer
+
+
+def check_token(token: Buffer | str | None) -> bytes:
+    """The bytes of a token; of none for a target that asks for none."""
+    if token is None:
+        return b""
+    if isinstance(token, str):
+        token = token.encode("utf-8")
+    raw = bytes(memoryview(token))
+    if not raw.strip():
+        raise AuthenticationError("token is empty: give the target's, or None if it has none")
+    return raw
