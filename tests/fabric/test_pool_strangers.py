@@ -25,9 +25,8 @@ from fabrics.fabric import Fabric
 from rpma import allocation
 from rpma.errors import RpmaError
 from rpma.pool import Client, Target
-from rpma.pool.client import ssh
-from rpma.pool.protocol import messages, words
-from rpma.pool.target import session, store, strangers
+from rpma.pool.protocol import messages
+from rpma.pool.target import by_ssh, session, sparing, store, strangers
 
 msgspec = pytest.importorskip("msgspec")
 
@@ -283,11 +282,11 @@ def test_strangers_do_not_hold_up_the_drain(target: Target) -> None:
 def test_whoever_starts_a_target_by_ssh_sends_the_token_soon(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ssh, "TOKEN_TIMEOUT", 0.1)
+    monkeypatch.setattr(by_ssh, "TOKEN_TIMEOUT", 0.1)
     reading, writing = os.pipe()
     with os.fdopen(reading) as stdin, os.fdopen(writing, "w"):
         monkeypatch.setattr("sys.stdin", stdin)
-        assert ssh.serve(lambda token: pytest.fail(f"{token!r} came")) == 1
+        assert by_ssh.serve(lambda token: pytest.fail(f"{token!r} came")) == 1
     assert json.loads(capsys.readouterr().out) == {"error": "no token came in time"}
 
 

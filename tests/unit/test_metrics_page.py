@@ -17,8 +17,7 @@ pytest.importorskip("h11")
 pytest.importorskip("msgspec")
 
 from rpma.cli import web
-from rpma.pool.target import sparing
-from rpma.pool.target import strangers
+from rpma.pool.target import sparing, strangers
 
 PAGE = b"rpma_target_up 1.0\n"
 SOON = 20.0

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rpma.pool.protocol import messages, words
 from rpma.pool.protocol.errors import PoolDamagedError, ProtocolError, TargetError
 from rpma.pool.protocol.names import check_name
+from rpma.pool.target.sparing import LINES, Sparing, told
 
 #: What would end a line, command a terminal, or turn the order of what is shown.
 NASTY = "a\nb\r\0\x1b[31m\x9b\u2028\u202e\ud800'\"\\"
@@ -73,21 +74,21 @@ def test_a_name_that_cannot_be_is_quoted_in_part_only() -> None:
 
 def test_what_a_client_is_told_has_no_path() -> None:
     damaged = PoolDamagedError("the pool is damaged", where="/srv/pools/a.pool")
-    assert words.told(damaged) == "the pool is damaged"
+    assert told(damaged) == "the pool is damaged"
     assert damaged.in_full == "the pool is damaged (/srv/pools/a.pool)"
     assert TargetError("busy").in_full == "busy"
     denied = PermissionError(13, "Permission denied", "/srv/pools/a.pool")
-    assert words.told(denied) == "the target failed: Permission denied"
+    assert told(denied) == "the target failed: Permission denied"
 
 
 def test_lines_of_a_kind_are_counted_once_there_are_many(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(words, "PERIOD", 0.05)
+    monkeypatch.setattr("rpma.pool.target.sparing.PERIOD", 0.05)
     log = logging.getLogger("rpma.test")
 
     async def flood() -> None:
-        sparing = words.Sparing(log, asyncio.get_running_loop())
+        sparing = Sparing(log, asyncio.get_running_loop())
         for number in range(1000):
             sparing(logging.WARNING, "strangers have gone", "stranger %d", number)
         sparing(logging.WARNING, "others", "another")
@@ -98,8 +99,8 @@ def test_lines_of_a_kind_are_counted_once_there_are_many(
     with caplog.at_level(logging.INFO, "rpma.test"):
         asyncio.run(flood())
     assert [record.getMessage() for record in caplog.records] == [
-        *(f"stranger {number}" for number in range(sparing.LINES)),
+        *(f"stranger {number}" for number in range(LINES)),
         "another",
-        f"{1000 - sparing.LINES} more lines left out: strangers have gone",
+        f"{1000 - LINES} more lines left out: strangers have gone",
         "stranger 1000",
     ]

@@ -165,10 +165,10 @@ def serve(
             max_clients=max_clients,
         )
         if by_ssh:
-            from rpma.pool.client import ssh
+            from rpma.pool.target.by_ssh import serve as serve_by_ssh
 
             where = listen or _any_address()
-            raise typer.Exit(ssh.serve(lambda token: make(listen=where, token=token)))
+            raise typer.Exit(serve_by_ssh(lambda token: make(listen=where, token=token)))
         found = tokens.read(token_file) if token_file is not None else None
         try:
             target = make(

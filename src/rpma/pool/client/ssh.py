@@ -12,23 +12,20 @@ import contextlib
 import json
 import os
 import secrets
-import select
 import shlex
 import subprocess
-import sys
 import tempfile
 import time
 from typing import TYPE_CHECKING
 
 from rpma.errors import WaitTimeoutError
 from rpma.pool.protocol.address import TargetAddress
-from rpma.pool.protocol.errors import PoolError, TargetError, TargetLost
+from rpma.pool.protocol.errors import TargetError, TargetLost
+from rpma.pool.protocol.pipes import read_line
 from rpma.pool.protocol.words import explained
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rpma.pool.target.target import Target
+    pass
 
 SSH_VARIABLE = "RPMA_SSH"
 """The ssh command, with options if need be; ``ssh`` where it is not set."""
@@ -36,11 +33,7 @@ SSH_VARIABLE = "RPMA_SSH"
 COMMAND_VARIABLE = "RPMA_SSH_TARGET_COMMAND"
 """The command on the target node; ``rpma`` where it is not set."""
 
-TOKEN_TIMEOUT = 60.0
-"""How long the client may take to send the token, in seconds."""
-
 _MOST_SAID = 64 << 10
-_MOST_TOKEN = 4096
 _END_TIMEOUT = 10.0
 
 
@@ -115,7 +108,7 @@ class SshTarget:
     def _line(self, address: TargetAddress, deadline: float | None) -> bytes:
         """The first line of what it prints, or all if it ends before."""
         assert self._process.stdout is not None
-        said = _read_line(self._process.stdout.fileno(), _MOST_SAID, deadline)
+        said = read_line(self._process.stdout.fileno(), _MOST_SAID, deadline)
         if said is None:
             raise WaitTimeoutError(f"no target was started in time at {address}")
         return said
@@ -144,20 +137,6 @@ class SshTarget:
         self._errors.close()
 
 
-def _read_line(fd: int, most: int, deadline: float | None) -> bytes | None:
-    """The first line and what came with it, all if it ends before; None: it was not in time."""
-    said = b""
-    while b"\n" not in said and len(said) < most:
-        left = None if deadline is None else max(deadline - time.monotonic(), 0)
-        if not select.select([fd], [], [], left)[0]:
-            return None
-        data = os.read(fd, most)
-        if not data:
-            break
-        said += data
-    return said
-
-
 def _host_name(ssh: list[str], where: list[str]) -> str | None:
     """The host behind a name of the user's ssh configuration."""
     try:
@@ -175,30 +154,3 @@ def _host_name(ssh: list[str], where: list[str]) -> str | None:
         if word == "hostname":
             return rest.strip()
     return None
-
-
-def serve(make: Callable[[bytes], Target]) -> int:
-    """The other side: serve from the token on standard input to the end of that input.
-
-    Args:
-        make: makes the target, not started, that asks for a token.
-
-    Returns:
-        The exit code.
-    """
-    fd = sys.stdin.fileno()
-    token = _read_line(fd, _MOST_TOKEN, time.monotonic() + TOKEN_TIMEOUT)
-    try:
-        if token is None:
-            raise TargetError("no token came in time")
-        target = make(token.strip())
-        target.start()
-    except (PoolError, OSError, ValueError) as error:
-        print(json.dumps({"error": str(error)}), flush=True)
-        return 1
-    print(json.dumps({"port": target.address.port}), flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        while os.read(fd, _MOST_TOKEN):
-            pass
-    target.close()
-    return 0
