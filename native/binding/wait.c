@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* wait.c -- waiting so that Ctrl-C and close() are answered: in slices, or in two attempts. */
+#include "../common/faults.h"
 #include "binding.h"
 
 #include <errno.h>
@@ -101,9 +102,8 @@ attempt_begin(struct attempt *attempt, bool is_second)
 {
 	attempt->blocks = is_second;
 	if (is_second) {
-		sigset_t all;
-		sigfillset(&all);
-		pthread_sigmask(SIG_BLOCK, &all, &attempt->previous);
+		sigset_t blocked = all_but_faults();
+		pthread_sigmask(SIG_BLOCK, &blocked, &attempt->previous);
 	}
 	call_begin();
 }

@@ -13,6 +13,7 @@
  * length is another, or it came as a write's immediate data) is taken to be 0. A message of more
  * than 48 bytes fails its receive, and with it the connection.
  */
+#include "../common/faults.h"
 #include "pool.h"
 
 #include <endian.h>
@@ -612,21 +613,16 @@ run(void *opaque)
 
 /* ---- its life ---- */
 
-/* Faults are the thread's own; all other signals are the program's. */
 static int
 start_thread(struct rpmapy_answering *answering)
 {
-	static const int faults[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL};
 	pthread_attr_t attributes;
-	sigset_t blocked, before;
+	sigset_t blocked = all_but_faults(), before; /* signals are the program's */
 	if (pthread_attr_init(&attributes))
 		return RPMA_E_NOMEM;
 	long least = sysconf(_SC_THREAD_STACK_MIN);
 	(void)pthread_attr_setstacksize(&attributes,
 					(size_t)(STACK_SIZE + (least > 0 ? least : 0)));
-	sigfillset(&blocked);
-	for (size_t i = 0; i < sizeof(faults) / sizeof(*faults); i++)
-		sigdelset(&blocked, faults[i]);
 	pthread_sigmask(SIG_SETMASK, &blocked, &before);
 	int ret = pthread_create(&answering->thread, &attributes, run, answering);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);

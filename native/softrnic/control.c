@@ -52,13 +52,13 @@ handle_atomic_request(struct qp *qp, const uint8_t *payload)
 		return refuse(qp, ERROR_UNEXPECTED_OPCODE);
 	if (!(qp->access & IBV_ACCESS_REMOTE_ATOMIC) || atomic.to % 8)
 		return refuse_access(qp, ERROR_ACCESS, NULL);
-	struct mr *mr =
-		mr_get(qp->ibv.pd, atomic.stag, atomic.to, 8, IBV_ACCESS_REMOTE_ATOMIC, &error);
-	if (!mr)
+	struct piece piece;
+	if (!piece_get(qp->ibv.pd, atomic.stag, atomic.to, 8, IBV_ACCESS_REMOTE_ATOMIC, &piece,
+		       &error))
 		return refuse_access(qp, error, NULL);
-	uint64_t *word = mr_pointer(mr, atomic.to, sizeof(*word));
+	uint64_t *word = piece.bytes;
 	if ((uintptr_t)word & 7) { /* its place there is not what it is here */
-		mr_put(mr);
+		pieces_put(&piece, 1);
 		return refuse_access(qp, ERROR_ACCESS, NULL);
 	}
 	struct inbound inbound = {.is_atomic = true, .request_id = atomic.request_id};
@@ -73,7 +73,7 @@ handle_atomic_request(struct qp *qp, const uint8_t *payload)
 			wanted = original;
 	} while (!__atomic_compare_exchange_n(word, &original, wanted, false, __ATOMIC_SEQ_CST,
 					      __ATOMIC_SEQ_CST));
-	mr_put(mr);
+	pieces_put(&piece, 1);
 	inbound.original = original;
 	return add_inbound(qp, &inbound);
 }

@@ -2,6 +2,7 @@
 /* engine.c -- progress: one epoll instance, served by whoever has time. */
 #include "engine.h"
 
+#include "../common/faults.h"
 #include "uncancelled.h"
 
 #include <errno.h>
@@ -397,9 +398,7 @@ is_interruptible(void)
 {
 	struct sigaction action;
 	for (int number = 1; number < NSIG; number++) {
-		bool is_fault = number == SIGSEGV || number == SIGBUS || number == SIGFPE ||
-				number == SIGILL || number == SIGTRAP;
-		if (!is_fault && !sigaction(number, NULL, &action) &&
+		if (!is_fault_signal(number) && !sigaction(number, NULL, &action) &&
 		    action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN &&
 		    !(action.sa_flags & SA_RESTART))
 			return true;
@@ -650,7 +649,7 @@ start(void)
 {
 	pthread_t thread;
 	pthread_attr_t attributes;
-	sigset_t all, previous;
+	sigset_t blocked = all_but_faults(), previous;
 	if (engine.epfd >= 0 || engine_usable())
 		return engine_usable();
 	int fds[] = {epoll_create1(EPOLL_CLOEXEC), eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
@@ -665,9 +664,7 @@ start(void)
 	engine.wake_fd = fds[1];
 	engine.kick_fd = fds[2];
 	atomic_store(&engine.epfd, fds[0]);
-	sigfillset(&all);
-	sigdelset(&all, SIGBUS); /* a fault in the program's memory, which its handler may mend */
-	pthread_sigmask(SIG_SETMASK, &all, &previous); /* signals are the program's */
+	pthread_sigmask(SIG_SETMASK, &blocked, &previous); /* signals are the program's */
 	pthread_attr_init(&attributes);
 	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
 	int ret = pthread_create(&thread, &attributes, progress, NULL);

@@ -336,6 +336,19 @@ sges_ok(struct ibv_pd *pd, const struct ibv_sge *sges, unsigned count, unsigned 
 	return true;
 }
 
+bool
+piece_get(struct ibv_pd *pd, uint32_t key, uint64_t address, uint32_t length, unsigned access,
+	  struct piece *piece, uint16_t *error)
+{
+	struct mr *mr = mr_get(pd, key, address, length, access, error);
+	if (!mr)
+		return false;
+	*piece = (struct piece){
+		.mr = mr, .bytes = (char *)mr->ibv.addr + (address - mr->iova), .length = length};
+	memory_touch(piece->bytes, length, true);
+	return true;
+}
+
 int
 sge_pieces(struct ibv_pd *pd, const struct ibv_sge *sges, unsigned sge_count, uint32_t offset,
 	   uint32_t size, unsigned access, struct piece *pieces, unsigned count, uint32_t *covered)
@@ -351,15 +364,12 @@ sge_pieces(struct ibv_pd *pd, const struct ibv_sge *sges, unsigned sge_count, ui
 		if (length > size - *covered)
 			length = size - *covered;
 		uint16_t error;
-		struct mr *mr =
-			mr_get(pd, sges[i].lkey, sges[i].addr + offset, length, access, &error);
-		if (!mr) {
+		if (!piece_get(pd, sges[i].lkey, sges[i].addr + offset, length, access,
+			       &pieces[used], &error)) {
 			pieces_put(pieces, used);
 			return -1;
 		}
-		pieces[used].mr = mr;
-		pieces[used].bytes = mr_pointer(mr, sges[i].addr + offset, length);
-		pieces[used++].length = length;
+		used++;
 		*covered += length;
 		offset = 0;
 	}
@@ -380,8 +390,10 @@ softrnic_watch_memory(memory_watcher *watcher)
 void
 pieces_put(const struct piece *pieces, unsigned count)
 {
-	for (unsigned i = 0; i < count; i++)
+	for (unsigned i = 0; i < count; i++) {
+		memory_touch(pieces[i].bytes, pieces[i].length, false);
 		mr_put(pieces[i].mr);
+	}
 }
 
 /* ---- prefetching ---- */

@@ -187,12 +187,10 @@ destination(struct qp *qp, uint32_t size, struct piece *pieces, uint32_t *covere
 	const struct request *request;
 	switch (head->opcode) {
 	case RDMAP_WRITE:
-		pieces[0].mr = mr_get(qp->ibv.pd, head->stag, head->to + rx->placed, size,
-				      IBV_ACCESS_REMOTE_WRITE, &error);
-		if (!pieces[0].mr)
+		if (!piece_get(qp->ibv.pd, head->stag, head->to + rx->placed, size,
+			       IBV_ACCESS_REMOTE_WRITE, &pieces[0], &error))
 			return -1;
-		pieces[0].bytes = mr_pointer(pieces[0].mr, head->to + rx->placed, size);
-		pieces[0].length = *covered = size;
+		*covered = size;
 		return 1;
 	case RDMAP_READ_RESPONSE:
 		request = expected_read(qp, &is_ack);

@@ -362,19 +362,13 @@ respond(struct qp *qp)
 	uint32_t size = read->size - tx->response_offset;
 	if (size > SEGMENT_MAX)
 		size = SEGMENT_MAX;
-	struct piece piece = {0};
-	if (size) {
-		uint16_t error;
-		piece.mr =
-			mr_get(qp->ibv.pd, read->source_stag, read->source_to + tx->response_offset,
-			       size, IBV_ACCESS_REMOTE_READ, &error);
-		if (!piece.mr) {
-			if (tx->out_head == tx->out_tail)
-				sender_fail_response(tx, error, inbound->msn);
-			return false;
-		}
-		piece.bytes = mr_pointer(piece.mr, read->source_to + tx->response_offset, size);
-		piece.length = size;
+	struct piece piece;
+	uint16_t error;
+	if (size && !piece_get(qp->ibv.pd, read->source_stag, read->source_to + tx->response_offset,
+			       size, IBV_ACCESS_REMOTE_READ, &piece, &error)) {
+		if (tx->out_head == tx->out_tail)
+			sender_fail_response(tx, error, inbound->msn);
+		return false;
 	}
 	struct fpdu_head head = {.tagged = true,
 				 .last = tx->response_offset + size == read->size,
@@ -388,8 +382,7 @@ respond(struct qp *qp)
 	out->source = read->source_to + tx->response_offset;
 	out->msn = inbound->msn;
 	out_payload(qp, out, &piece, size ? 1 : 0, size);
-	if (piece.mr)
-		mr_put(piece.mr);
+	pieces_put(&piece, size ? 1 : 0);
 	tx->response_offset += size;
 	if (head.last) {
 		tx->response_offset = 0;

@@ -77,29 +77,30 @@ struct mr {
 struct mr *mr_get(struct ibv_pd *pd, uint32_t key, uint64_t address, uint64_t size, unsigned access,
 		  uint16_t *error);
 void mr_put(struct mr *mr);
-/* Told of memory that the device is about to read or to write; NULL: nobody is. */
-typedef void memory_watcher(void *memory, size_t length);
+/* Told when the device begins to read or to write memory, and when it is done; NULL: nobody is. */
+typedef void memory_watcher(void *memory, size_t length, bool begins);
 extern _Atomic(memory_watcher *) memory_watched_by;
-static inline void *
-mr_pointer(const struct mr *mr, uint64_t address, size_t length)
+static inline void
+memory_touch(void *memory, size_t length, bool begins)
 {
-	char *memory = (char *)mr->ibv.addr + (address - mr->iova);
 	memory_watcher *watcher = atomic_load_explicit(&memory_watched_by, memory_order_relaxed);
 	if (__builtin_expect(watcher != NULL, 0))
-		watcher(memory, length);
-	return memory;
+		watcher(memory, length, begins);
 }
 /* By the other side. An enum wire_error, or 0. */
 uint16_t mr_invalidate(struct ibv_pd *pd, uint32_t key);
 int advise_mr(struct ibv_pd *pd, enum ibv_advise_mr_advice advice, uint32_t flags,
 	      struct ibv_sge *sges, uint32_t count);
-/* A piece of a region, held until it is put. */
+/* A piece of a region, which the device reads or writes until it is put. */
 struct piece {
 	struct mr *mr;
 	void *bytes;
 	uint32_t length;
 };
 
+/* With the right to it, as mr_get(). False, with an error: there is none. */
+bool piece_get(struct ibv_pd *pd, uint32_t key, uint64_t address, uint32_t length, unsigned access,
+	       struct piece *piece, uint16_t *error);
 /*
  * Up to `count` pieces that cover at most `size` bytes of a segment list from `offset` on, which
  * *covered tells. Returns how many, or -1: a segment may not be used so.

@@ -53,6 +53,14 @@ hold_source(struct qp *qp, const struct out *out, bool is_next, struct mr **held
 	return mr;
 }
 
+/* What is sent from where it lies. */
+static void
+touch(const struct msghdr *message, bool begins)
+{
+	for (size_t i = 0; i < message->msg_iovlen; i++)
+		memory_touch(message->msg_iov[i].iov_base, message->msg_iov[i].iov_len, begins);
+}
+
 static void
 transmit(struct qp *qp)
 {
@@ -72,8 +80,10 @@ transmit(struct qp *qp)
 		size += out->size - skip;
 	}
 	struct msghdr message = {.msg_iov = iovecs, .msg_iovlen = count};
+	touch(&message, true);
 	ssize_t sent = count ? uncancelled_sendmsg(qp->source.fd, &message) : 0;
 	int failure = errno;
+	touch(&message, false);
 	for (unsigned i = 0; i < held_count; i++)
 		mr_put(held[i]);
 	if (sent < 0) {

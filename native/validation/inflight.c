@@ -3,6 +3,7 @@
  * inflight.c -- level 4: the memory of requests between their posting and their completion. A
  * source has to stay as it is: its bytes are hashed, and compared in the end. A destination says
  * nothing until then: its pages are taken away from the program, so that a read of them is caught.
+ * The soft RNIC's threads are the program's, too: it tells what it touches.
  */
 #include "validation.h"
 
@@ -55,16 +56,64 @@ open_pages(struct guard *guard)
 	guard->is_closed = false;
 }
 
-/* What the device writes to, or reads, is in use from now on: the soft RNIC is of this process. */
-static void
-device_touches(void *memory, size_t length)
+/*
+ * What the device, the soft RNIC in this process, is reading or writing. Destinations of several
+ * requests may overlap, and a program may give a peer the memory of its own requests: pages stay
+ * open while the device is at them, whoever else posts.
+ */
+#define TOUCHES 512
+static struct {
+	uintptr_t start, end;
+} touches[TOUCHES];
+static unsigned touch_count, unnoted; /* unnoted: those for which there was no room */
+
+static bool
+is_touched(uintptr_t start, uintptr_t end)
 {
-	uintptr_t start = (uintptr_t)memory, end = start + length;
-	pthread_mutex_lock(&lock);
+	bool is = unnoted > 0;
+	for (unsigned i = 0; i < touch_count && !is; i++)
+		is = touches[i].start < end && start < touches[i].end;
+	return is;
+}
+
+static void
+touch_begins(uintptr_t start, uintptr_t end)
+{
+	/* It is in use from now on. */
 	for (struct guard *guard = guards; guard; guard = guard->next) {
 		if (guard->start < end && start < guard->end)
 			open_pages(guard);
 	}
+	if (touch_count == TOUCHES) {
+		unnoted++;
+		return;
+	}
+	touches[touch_count].start = start;
+	touches[touch_count++].end = end;
+}
+
+static void
+touch_ends(uintptr_t start, uintptr_t end)
+{
+	for (unsigned i = 0; i < touch_count; i++) {
+		if (touches[i].start == start && touches[i].end == end) {
+			touches[i] = touches[--touch_count];
+			return;
+		}
+	}
+	if (unnoted)
+		unnoted--;
+}
+
+static void
+device_touches(void *memory, size_t length, bool begins)
+{
+	uintptr_t start = (uintptr_t)memory;
+	pthread_mutex_lock(&lock);
+	if (begins)
+		touch_begins(start, start + length);
+	else
+		touch_ends(start, start + length);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -128,16 +177,15 @@ static void
 child_after_fork(void)
 {
 	pthread_mutex_init(&lock, NULL);
+	touch_count = unnoted = 0;
 	for (struct guard *guard = guards; guard; guard = guard->next)
 		open_pages(guard);
 }
 
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-static void
-prepare(void)
+void
+inflight_init(void)
 {
-	void (*watch)(void (*)(void *, size_t)) = NULL;
+	void (*watch)(void (*)(void *, size_t, bool)) = NULL;
 	void *found = normal_symbol("softrnic_watch_memory");
 	memcpy(&watch, &found, sizeof(watch));
 	if (watch)
@@ -157,7 +205,6 @@ inflight_guard(struct object *local, size_t offset, size_t len, const struct fun
 	struct guard *guard = malloc(sizeof(*guard));
 	if (!guard)
 		return NULL;
-	(void)pthread_once(&once, prepare);
 	*guard = (struct guard){.start = start,
 				.end = end,
 				.local = local,
@@ -166,7 +213,8 @@ inflight_guard(struct object *local, size_t offset, size_t len, const struct fun
 				.len = len};
 	pthread_mutex_lock(&lock);
 	install_handler();
-	guard->is_closed = !mprotect((void *)start, end - start, PROT_NONE);
+	guard->is_closed =
+		!is_touched(start, end) && !mprotect((void *)start, end - start, PROT_NONE);
 	guard->next = guards;
 	guards = guard;
 	pthread_mutex_unlock(&lock);

@@ -37,6 +37,8 @@ load(void)
 		_exit(127);
 	}
 	findings_init();
+	if (log_level >= 4)
+		inflight_init();
 	if (log_level >= 2)
 		log_start();
 }

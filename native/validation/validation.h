@@ -288,6 +288,8 @@ void requests_forget(struct object *owner);
 
 struct guard;
 
+/* Before the device touches any memory. */
+void inflight_init(void);
 uint64_t inflight_hash(const void *from, size_t len);
 struct guard *inflight_guard(struct object *local, size_t offset, size_t len,
 			     const struct function *function);

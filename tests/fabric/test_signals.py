@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
+from targets import a_pool, serving
 
 from fabrics.fabric import Fabric
 
@@ -120,3 +125,53 @@ def test_a_signal_at_any_moment(fabric: Fabric, code: str) -> None:
         timeout=100,
     )
     assert (done.returncode, done.stdout) == (0, "good True\n"), done.stderr
+
+
+#: Arguments: address, port. What is written to is no memory any more, which the device finds out.
+FAULTING = """
+import ctypes, faulthandler, sys, time
+faulthandler.enable()
+import rpma
+from rpma.allocation import anonymous
+address, port = sys.argv[1:]
+peer = rpma.Peer.for_address(address)
+memory = anonymous(4096)
+source = peer.register(bytearray(8), rpma.Usage.WRITE_SRC)
+region = peer.register(memory, rpma.Usage.WRITE_DST)
+remote = rpma.RemoteMemoryRegion(region.descriptor)
+endpoint = peer.listen(address, port)
+client = peer.request(address, port).connect()
+server = endpoint.next_conn_req(timeout=20).connect()
+client.wait_established(20)
+server.wait_established(20)
+assert ctypes.CDLL(None).munmap(ctypes.c_void_p(memory.address), ctypes.c_size_t(4096)) == 0
+client.write(remote, 0, source, 0, 8, flags=rpma.CompletionFlags.ALWAYS)
+time.sleep(20)
+"""
+
+
+def test_a_fault_in_the_soft_rnics_thread_reaches_the_programs_handler(fabric: Fabric) -> None:
+    if fabric.name != "soft":
+        pytest.skip("a kernel's device writes to the pages that it has pinned")
+    command = [sys.executable, "-c", FAULTING, fabric.address, fabric.next_port()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGSEGV, done.stderr
+    assert "Fatal Python error: Segmentation fault" in done.stderr
+
+
+def test_threads_of_rpma_leave_the_programs_signals_to_it_and_faults_to_their_handlers(
+    fabric: Fabric, tmp_path: Path
+) -> None:
+    """The soft RNIC's, and the one that answers a client's requests."""
+    faults = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
+    faults |= {signal.SIGSYS, signal.SIGABRT}
+    with serving(fabric, tmp_path) as target, a_pool(target):
+        pythons = {thread.native_id for thread in threading.enumerate()}
+        ours = [task for task in Path("/proc/self/task").iterdir() if int(task.name) not in pythons]
+        assert ours
+        for task in ours:
+            text = (task / "status").read_text()
+            mask = int(re.findall(r"^SigBlk:\t([0-9a-f]+)$", text, re.MULTILINE)[0], 16)
+            blocked = {number for number in signal.valid_signals() if mask >> (number - 1) & 1}
+            assert not blocked & faults, text
+            assert {signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD} <= blocked, text

@@ -312,6 +312,19 @@ def test_librpmas_own_messages_appear_at_the_fitting_level(sound: Callable[..., 
         assert (level == 1) == (not said)
 
 
+def test_the_soft_rnic_is_not_kept_from_memory_that_it_is_writing(
+    fabric: Fabric, tmp_path: Path
+) -> None:
+    """A read into the destination of another one, at the moment that this one's data arrives."""
+    if fabric.name != "soft":
+        pytest.skip("the memory is not for devices that pin it, which go past what is protected")
+    program = compile_program("overlap", tmp_path / "overlap")
+    variables = {**fabric.variables, "RPMA_TEST_ADDRESS": fabric.address}
+    variables["RPMA_TEST_PORT"] = fabric.next_port()
+    done = run(program, debug=folder(), level=4, file=tmp_path / "log", variables=variables)
+    assert done == Done(0, "", "")
+
+
 # ---- Python ----
 
 
@@ -505,21 +518,52 @@ with rpma.ConnectionConfig(sq_size=64, cq_size=128) as config:
 # ---- the whole suite, over the debug build ----
 
 
+def passes(level: int, tmp_path: Path, *arguments: str | Path) -> None:
+    """Tests over the debug build: what they say if they fail, and where they are if they crash."""
+    done = run(
+        *(sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider"),
+        *arguments,
+        debug=folder(),
+        level=level,
+        file=tmp_path / "log-",
+        variables={"PYTHONFAULTHANDLER": "1"},  # of processes that tests start, too
+        timeout=1700,
+    )
+    begun = re.findall(r"^\S+::test_.*?(?= (?:[A-Z]+ .*)?$)", done.output, re.MULTILINE)
+    last = begun[-1] if begun else "none"
+    assert done.code == 0, (
+        f"exit code {done.code}; the last test to begin: {last}\n"
+        f"...{done.output[-12000:]}\n...{done.errors[-6000:]}"
+    )
+
+
 @pytest.mark.timeout(1800)
 def test_the_fabric_suite_passes_over_the_debug_build_with_no_assertion(
     fabric: Fabric, tmp_path: Path
 ) -> None:
     is_soft = fabric.name == "soft"
     level = 4 if is_soft else 0  # all that it looks for; in an emulated machine that takes too long
-    done = run(
-        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-        f"--fabric={'soft' if is_soft else 'native'}",
-        *(SUITE, f"--ignore={SUITE / 'test_programs.py'}", f"--ignore={__file__}"),
-        *([] if is_soft else SLOW),
-        debug=folder(),
-        level=level,
-        file=tmp_path / "log-",
-        timeout=1700,
-    )
-    assert done.code == 0, done.output[-8000:] + done.errors[-2000:]
+    without = [f"--ignore={SUITE / 'test_programs.py'}", f"--ignore={__file__}"]
+    where = f"--fabric={'soft' if is_soft else 'native'}"
+    passes(level, tmp_path, where, SUITE, *without, *([] if is_soft else SLOW))
     assert (level == 0) == (not any(log.stat().st_size for log in tmp_path.glob("log-*")))
+
+
+def test_a_crash_of_the_suite_is_told_with_its_test_and_where_the_threads_were(
+    tmp_path: Path,
+) -> None:
+    crashing = tmp_path / "test_crashing.py"
+    crashing.write_text(
+        "import os, signal, pytest\n"
+        "def test_before():\n    pass\n"
+        "@pytest.mark.parametrize('name', ['a name'])\n"
+        "def test_crashing(name):\n    os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "def test_after():\n    pass\n"
+    )
+    with pytest.raises(AssertionError) as raised:
+        passes(0, tmp_path, crashing)
+    message = str(raised.value)
+    assert message.startswith("exit code -11; the last test to begin: "), message
+    assert "test_crashing.py::test_crashing[a name]\n" in message.partition("...")[0]
+    assert "Fatal Python error: Segmentation fault" in message
+    assert "in test_crashing" in message

@@ -89,13 +89,19 @@ def run(
         environment["RPMA_LOG_FILE"] = str(file)
     if not aborts:
         environment["RPMA_DEBUG_ABORT"] = "0"
-    done = subprocess.run(
-        [str(word) for word in command],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env=environment,
-        timeout=timeout,
-    )
+    try:
+        done = subprocess.run(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment,
+            timeout=timeout,
+        )
+    except subprocess.TimeoutExpired as late:
+        said = [
+            (part or b"")[-6000:].decode(errors="replace") for part in (late.output, late.stderr)
+        ]
+        raise AssertionError(f"not done after {timeout} s: {command}\n{''.join(said)}") from None
     return Done(done.returncode, done.stdout, done.stderr)

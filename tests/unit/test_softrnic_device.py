@@ -20,6 +20,7 @@ PROGRAMS = [
     "device_refusals_test",
     "device_cancel_test",
     "device_verbs_test",
+    "device_touches_test",
 ]
 
 
@@ -27,7 +28,7 @@ PROGRAMS = [
     ("program", "variables"),
     [
         *((program, {}) for program in PROGRAMS),
-        *((program, {"SOFTRNIC_CRC": "1"}) for program in PROGRAMS[:2]),
+        *((program, {"SOFTRNIC_CRC": "1"}) for program in [*PROGRAMS[:2], "device_touches_test"]),
         # All counters wrap on the way.
         *((program, {"DEVICE_TEST_POSITIONS": "-30"}) for program in PROGRAMS[:1]),
     ],

@@ -45,7 +45,7 @@ def sanitized(
     )
     programs = {
         name: compile_program(name, made / name, *options)
-        for name in ("sound", "mistakes", "manual")
+        for name in ("sound", "overlap", "mistakes", "manual")
     }
     variables = {"LD_LIBRARY_PATH": str(soft.folder()), "RPMA_TEST_ADDRESS": "127.0.0.1"}
     # The device is not compiled for it here, so that its locks and counters are not seen; it has
@@ -60,15 +60,13 @@ def check(errors: str) -> None:
     assert not any(words in errors for words in FOUND), errors[-4000:]
 
 
-@pytest.mark.parametrize("level", [0, 4])
+@pytest.mark.parametrize(("name", "level"), [("sound", 0), ("sound", 4), ("overlap", 4)])
 def test_a_sound_program(
-    level: int, sanitized: tuple[Path, dict[str, Path], dict[str, str]], tmp_path: Path
+    name: str, level: int, sanitized: tuple[Path, dict[str, Path], dict[str, str]], tmp_path: Path
 ) -> None:
     debug, programs, variables = sanitized
     variables = {**variables, "RPMA_TEST_PORT": Fabric("soft", "", "").next_port()}
-    done = run(
-        programs["sound"], level=level, file=tmp_path / "log", debug=debug, variables=variables
-    )
+    done = run(programs[name], level=level, file=tmp_path / "log", debug=debug, variables=variables)
     check(done.errors)
     assert done.code == 0, done.errors
 
