@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <time.h>
 
-#define CLOSED 0x80000000u
+#define CLOSED 0x80000000u /* nobody enters any more, unless close() is refused after all */
+#define GONE 0x40000000u   /* and the object is no more */
 #define RELEASED 0x80000000u
 
 static unsigned generation;
@@ -116,16 +117,32 @@ handle_done(struct handle *handle)
 		pthread_rwlock_unlock(&handle->threads);
 }
 
-/* Shut the door and wait until the calls inside have left. */
+static void
+wait_a_little(void)
+{
+	nanosleep(&(struct timespec){.tv_nsec = 50 * 1000}, NULL);
+}
+
+/*
+ * Shut the door and wait until the calls inside have left. RPMAPY_E_CLOSED: another thread did, and
+ * the object is gone: whoever closes may do with its memory as he likes, first or not.
+ */
 int
 handle_begin_close(struct handle *handle)
 {
 	if (handle->generation != generation)
 		return RPMAPY_E_FORKED;
-	if (atomic_fetch_or(&handle->users, CLOSED) & CLOSED)
-		return RPMAPY_E_CLOSED;
+	while (atomic_fetch_or(&handle->users, CLOSED) & CLOSED) {
+		uint32_t users;
+		while ((users = atomic_load(&handle->users)) & CLOSED) {
+			if (users & GONE)
+				return RPMAPY_E_CLOSED;
+			wait_a_little();
+		}
+		/* To the other thread it was refused: now it is this one's turn to ask. */
+	}
 	while (atomic_load(&handle->users) & ~CLOSED)
-		nanosleep(&(struct timespec){.tv_nsec = 50 * 1000}, NULL);
+		wait_a_little();
 	return 0;
 }
 
@@ -135,16 +152,26 @@ handle_end_close(struct handle *handle)
 {
 	handle->object = NULL;
 	leave_parents(handle);
+	atomic_fetch_or(&handle->users, GONE);
+}
+
+static bool
+has_children(struct handle *handle)
+{
+	return atomic_load(&handle->children) & ~RELEASED;
 }
 
 int
 rpmapy_close(void *opaque)
 {
 	struct handle *handle = opaque;
+	/* Asked before the door is shut, since other threads may be at it with good reason. */
+	if (handle->generation == generation && has_children(handle))
+		return RPMAPY_E_CHILDREN;
 	int ret = handle_begin_close(handle);
 	if (ret)
 		return 0; /* closed before, or the parent process's to close */
-	if (atomic_load(&handle->children) & ~RELEASED) {
+	if (has_children(handle)) { /* one was made meanwhile */
 		atomic_fetch_and(&handle->users, ~CLOSED);
 		return RPMAPY_E_CHILDREN;
 	}

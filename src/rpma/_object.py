@@ -49,6 +49,9 @@ class NativeObject:
     def close(self) -> None:
         """Release it. Does nothing if it is closed already.
 
+        Threads may call it at once, and while others use the object: it waits until they are out,
+        and when it returns, in whichever thread, the object is gone.
+
         Raises:
             InUseError: objects made from it are still open.
             RpmaError: librpma reports a failure; the object is closed all the same.
@@ -168,16 +171,16 @@ def require(kind: type, name: str, value: object) -> None:
         raise TypeError(f"{name} must be {article} rpma.{kind.__name__}, not {_name(value)}")
 
 
-def integer(name: str, value: object, maximum: int, unit: str = "") -> int:
-    """`value` as an int from 0 to `maximum`, or the exception that says what is wrong with it."""
+def integer(name: str, value: object, maximum: int, unit: str = "", *, minimum: int = 0) -> int:
+    """`value` as an int in that range, or the exception that says what is wrong with it."""
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(
             f"{name} must be an integer{unit and ' of ' + unit}, not {_name(value)}"
         ) from None
-    if not 0 <= number <= maximum:
-        raise InvalidArgumentError(f"{name}={number} must be from 0 to {maximum}")
+    if not minimum <= number <= maximum:
+        raise InvalidArgumentError(f"{name}={number} must be from {minimum} to {maximum}")
     return number
 
 

@@ -158,17 +158,24 @@ class CompletionQueue:
         raise self._error(got, "get a work completion")
 
     def get_wcs(self, max_entries: int = 64) -> list[WorkCompletion]:
-        """Up to `max_entries` work completions, as many as there are now (rpma_cq_get_wc)."""
+        """Up to `max_entries` work completions, as many as there are now (rpma_cq_get_wc).
+
+        Args:
+            max_entries: from 1 to 65536.
+
+        Raises:
+            InvalidArgumentError: `max_entries` is not.
+        """
         return [completion_of(fields) for fields in self.get_fields(max_entries)]
 
     def get_fields(self, max_entries: int = 64) -> list[Fields]:
         """As `get_wcs`, but what `fields_of` has, for those who make no WorkCompletion of each."""
-        count = integer("max_entries", max_entries, _MOST_ENTRIES)
+        count = integer("max_entries", max_entries, _MOST_ENTRIES, minimum=1)
         raw = ffi.new(_MANY, count)
-        got = lib.rpmapy_cq_get_wc(self._h, count, raw) if count else 0
+        got = lib.rpmapy_cq_get_wc(self._h, count, raw)
         if got > 0:
             return list(_LAYOUT.iter_unpack(ffi.buffer(raw, got * _LAYOUT.size)))
-        if got in (0, _NO_COMPLETION):
+        if got == _NO_COMPLETION:
             return []
         raise self._error(got, "get work completions")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rpma._buffers import copied
 from rpma._native import lib, text
 from rpma._object import NativeObject, handle_out, in_two_attempts, require
 from rpma.address import encode_address, encode_port
@@ -95,11 +96,11 @@ class ConnectionRequest(NativeObject):
         The connection is usable after its event ESTABLISHED: see `Connection.wait_established`.
 
         Args:
-            private_data: bytes for the other side: up to 255, as many as the network takes: on
-                InfiniBand and RoCE 56 to the target, 196 to the initiator.
+            private_data: bytes for the other side: 1 to 255, as many as the network takes: on
+                InfiniBand and RoCE 56 to the target, 196 to the initiator. None sends none.
 
         Raises:
-            InvalidArgumentError: too much private data.
+            InvalidArgumentError: empty private data, or too much; the request is as it was.
             ProviderError: it cannot be done, say because the one who asked has given up.
         """
         raw = private_data_bytes(private_data)
@@ -131,12 +132,11 @@ def private_data_bytes(private_data: Any) -> bytes:
     """The private data to send, or the exception that says what is wrong with it."""
     if private_data is None:
         return b""
-    try:
-        raw = bytes(memoryview(private_data))
-    except TypeError:
-        raise TypeError(
-            f"private_data must be bytes or None, not {type(private_data).__name__}"
-        ) from None
+    raw = copied("private_data", private_data, "bytes or None")
+    if not raw:
+        raise InvalidArgumentError(
+            "private_data is empty: librpma takes 1 to 255 bytes; None sends none"
+        )
     if len(raw) > _PRIVATE_DATA_MAX:
         raise InvalidArgumentError(
             f"private_data has {len(raw)} bytes, at most {_PRIVATE_DATA_MAX} can be sent"

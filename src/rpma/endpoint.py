@@ -99,8 +99,8 @@ class Endpoint(NativeObject):
         A program that looks at the request first, or posts receives, takes `next_conn_req`.
 
         Args:
-            private_data: bytes for the other side: up to 255, as many as the network takes:
-                196 on InfiniBand and RoCE.
+            private_data: bytes for the other side: 1 to 255, as many as the network takes:
+                196 on InfiniBand and RoCE. None sends none.
             config: of the connection; None is librpma's default.
             timeout: for all of it, in seconds; None waits for ever.
 
@@ -111,7 +111,7 @@ class Endpoint(NativeObject):
         raw = private_data_bytes(private_data)  # before somebody waits for the answer
         deadline = deadline_after(timeout)
         with self.next_conn_req(config, timeout=timeout) as request:
-            connection = request.connect(raw)
+            connection = request.connect(raw or None)
         return connection._established_by(deadline, f"cannot accept on {self.address}:{self.port}")
 
     def close(self) -> None:

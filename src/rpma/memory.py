@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rpma._buffers import bytes_of, copied
 from rpma._native import ffi, lib
 from rpma._object import NativeObject, handle_out, integer, pointer_to, require
 from rpma.constants import Advice, AdviseFlags, FlushType, Usage
@@ -43,7 +44,7 @@ class Descriptor(NamedTuple):
         Raises:
             InvalidArgumentError: it is too short, or names no usage.
         """
-        raw = _descriptor_bytes(descriptor)
+        raw = copied("descriptor", descriptor)
         if len(raw) < _LAYOUT.size:
             raise InvalidArgumentError(
                 f"descriptor has {len(raw)} bytes, a memory region's has {_LAYOUT.size}"
@@ -57,8 +58,8 @@ class Descriptor(NamedTuple):
 class MemoryRegion(NativeObject):
     """Registered local memory (rpma_mr_reg). Made by `Peer.register`.
 
-    It holds the buffer, without a copy, until it is closed: what was a bytearray cannot be resized
-    and a mmap not be closed meanwhile. Close it only when no request that names it is under way.
+    It holds the buffer, without a copy, until it is closed: a bytearray cannot be resized and a
+    mmap not be closed meanwhile. Close it only when no request that names it is under way.
     """
 
     __slots__ = ("_peer", "_size", "_view", "usage")
@@ -91,9 +92,12 @@ class MemoryRegion(NativeObject):
         It holds the buffer as long as it lives, beyond the region's close().
         """
         ret = lib.rpmapy_state(self._h)
-        if ret:
-            raise error_for(ret, "view the memory region")
-        return memoryview(self._view)
+        if not ret:
+            try:
+                return memoryview(self._view)
+            except ValueError:  # another thread has closed it since
+                ret = lib.RPMAPY_E_CLOSED
+        raise error_for(ret, "view the memory region")
 
     @property
     def descriptor(self) -> bytes:
@@ -159,7 +163,8 @@ class MemoryRegion(NativeObject):
         try:
             super().close()
         finally:
-            self._view.release()
+            if self.closed:  # Ctrl-C may have come before
+                self._view.release()
 
     def __len__(self) -> int:
         return self._size
@@ -186,7 +191,7 @@ class RemoteMemoryRegion(NativeObject):
         Raises:
             InvalidArgumentError: the bytes are too few, or no descriptor.
         """
-        raw = _descriptor_bytes(descriptor)
+        raw = copied("descriptor", descriptor)
         out = handle_out("rpmapy_remote")
         ret = lib.rpmapy_mr_remote_from_descriptor(raw, len(raw), out)
         if ret:
@@ -242,28 +247,19 @@ def check_range(
 
 
 def _writable_view(buffer: Any) -> memoryview:
-    if hasattr(buffer, "view") and isinstance(buffer.view, memoryview):
-        buffer = buffer.view
-    try:
-        view = memoryview(buffer)
-    except TypeError:
-        raise TypeError(
-            "buffer must be an object with a writable buffer (bytearray, mmap, numpy array, "
-            f"rpma.allocation.Memory), not {type(buffer).__name__}; of a torch CPU tensor take "
-            ".numpy()"
-        ) from None
+    view = bytes_of(
+        "buffer",
+        buffer,
+        "an object with a writable buffer (bytearray, mmap, numpy array, rpma.allocation.Memory)",
+    )
     if view.readonly:
         raise InvalidArgumentError(
             f"buffer is read-only ({type(buffer).__name__}): the RNIC needs writable memory, "
             "such as a bytearray"
         )
-    if not view.c_contiguous:
-        raise InvalidArgumentError(
-            "buffer is not contiguous: register the whole array and give offsets, or a copy"
-        )
     if not view.nbytes:
         raise InvalidArgumentError("buffer is empty: a memory region has at least one byte")
-    return view.cast("B")
+    return view
 
 
 def _usage(usage: object) -> Usage:
@@ -274,13 +270,6 @@ def _usage(usage: object) -> Usage:
             f"usage={number:#x} must combine members of rpma.Usage, at least one"
         )
     return Usage(number)
-
-
-def _descriptor_bytes(descriptor: Any) -> bytes:
-    try:
-        return bytes(memoryview(descriptor))
-    except TypeError:
-        raise TypeError(f"descriptor must be bytes, not {type(descriptor).__name__}") from None
 
 
 def require_regions(**regions: tuple[type, object]) -> None:

@@ -420,6 +420,11 @@ def _segments(segments: Any) -> tuple[Any, int, Any]:
     """Segments as C takes them, how many, and the Python object that holds the memory."""
     try:
         view = memoryview(segments)
+    except ValueError:  # a numpy array of a type that the buffer protocol does not know
+        raise TypeError(
+            "segments as a buffer must be contiguous unsigned 64-bit numbers, not of "
+            f"{getattr(segments, 'dtype', type(segments).__name__)}"
+        ) from None
     except TypeError:
         try:
             flat = array("Q", [number for segment in segments for number in _triple(segment)])

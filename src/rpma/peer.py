@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rpma._buffers import copied
 from rpma._native import ffi, lib
 from rpma._object import NativeObject, handle_out, require
 from rpma.config import ConnectionConfig
@@ -66,14 +67,16 @@ class Peer(NativeObject):
         """Register memory, so that the RNIC may touch it (rpma_mr_reg).
 
         Args:
-            buffer: anything with a writable, contiguous buffer: a bytearray, mmap, numpy array,
-                or `rpma.allocation` memory. It is held, not copied, until the region is closed.
+            buffer: anything with a writable, contiguous buffer: a bytearray, mmap, numpy array of
+                any type but Python objects, or `rpma.allocation` memory. It is held, not copied,
+                until the region is closed.
                 Whether a mapped file keeps what is written there: `Memory.keeps_rdma_writes`.
             usage: what for; members of `Usage`, combined with ``|``.
 
         Raises:
             TypeError: it has no buffer.
-            InvalidArgumentError: it is read-only, not contiguous or empty; or bad `usage`.
+            InvalidArgumentError: it is read-only, not contiguous, empty or of Python objects; or
+                bad `usage`.
             ProviderError: the device refuses, as when RLIMIT_MEMLOCK is too small.
         """
         return MemoryRegion(self, buffer, usage)
@@ -122,8 +125,8 @@ class Peer(NativeObject):
         Args:
             address: where the other side listens.
             port: on which port.
-            private_data: bytes for the other side: up to 255, as many as the network takes:
-                56 on InfiniBand and RoCE.
+            private_data: bytes for the other side: 1 to 255, as many as the network takes:
+                56 on InfiniBand and RoCE. None sends none.
             config: of the connection; None is librpma's default.
             timeout: for the other side to accept, in seconds; None leaves it to the network's
                 own limits.
@@ -136,7 +139,7 @@ class Peer(NativeObject):
         """
         raw = private_data_bytes(private_data)
         with self.request(address, port, config) as request:
-            connection = request.connect(raw)
+            connection = request.connect(raw or None)
         return connection._established(timeout, f"cannot connect to {address}:{port}")
 
     def create_srq(self, config: SharedReceiveQueueConfig | None = None) -> SharedReceiveQueue:
@@ -184,10 +187,7 @@ class PeerConfig(NativeObject):
         Raises:
             InvalidArgumentError: the descriptor is empty.
         """
-        try:
-            raw = bytes(memoryview(descriptor))
-        except TypeError:
-            raise TypeError(f"descriptor must be bytes, not {type(descriptor).__name__}") from None
+        raw = copied("descriptor", descriptor)
         out = handle_out("rpmapy_peer_cfg")
         ret = lib.rpmapy_peer_cfg_from_descriptor(raw, len(raw), out)
         if ret:

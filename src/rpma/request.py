@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rpma._buffers import copied
 from rpma._native import lib
 from rpma._object import integer, require
 from rpma.constants import ATOMIC_WRITE_ALIGNMENT, CompletionFlags, FlushType, Usage
@@ -209,13 +210,12 @@ def flush_kind(flush_type: Any) -> FlushType:
 
 def atomic_value(value: Any) -> bytes:
     """The bytes of an atomic write, or the exception that says what is wrong with them."""
-    try:
-        raw = bytes(memoryview(value))
-    except TypeError:
+    if isinstance(value, int):
         raise TypeError(
-            f"value must be {ATOMIC_WRITE_ALIGNMENT} bytes, not {type(value).__name__}; of an int "
-            f"take .to_bytes({ATOMIC_WRITE_ALIGNMENT}, 'little')"
-        ) from None
+            f"value must be {ATOMIC_WRITE_ALIGNMENT} bytes, not int: of an int take "
+            f".to_bytes({ATOMIC_WRITE_ALIGNMENT}, 'little')"
+        )
+    raw = copied("value", value, f"{ATOMIC_WRITE_ALIGNMENT} bytes")
     if len(raw) != ATOMIC_WRITE_ALIGNMENT:
         raise InvalidArgumentError(
             f"value has {len(raw)} bytes, an atomic write has {ATOMIC_WRITE_ALIGNMENT}"

@@ -111,11 +111,10 @@ def test_a_timeout_is_a_number(linked: Pair, bad: object) -> None:
 def test_nothing_is_there_before_something_has_completed(linked: Pair) -> None:
     assert linked.initiator.cq.get_wc() is None
     assert linked.initiator.cq.get_wcs() == []
-    assert linked.initiator.cq.get_wcs(0) == []
     assert linked.initiator.rcq is None
 
 
-@pytest.mark.parametrize("bad", [-1, 1 << 17])
+@pytest.mark.parametrize("bad", [-1, 0, 1 << 17])
 def test_get_wcs_takes_a_reasonable_number(linked: Pair, bad: int) -> None:
     with pytest.raises(rpma.InvalidArgumentError, match=f"max_entries={bad}"):
         linked.initiator.cq.get_wcs(bad)

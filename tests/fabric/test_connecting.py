@@ -17,7 +17,7 @@ pytestmark = pytest.mark.fabric
 
 #: Lengths of private data, of which each fabric takes some: RoCE 56 bytes to the target and 196 to
 #: the initiator, iWARP all that librpma does.
-LENGTHS = [0, 1, 55, 56, 57, 195, 196, 197, 255]
+LENGTHS = [1, 55, 56, 57, 195, 196, 197, 255]
 
 
 def works(peer: rpma.Peer, fabric: Fabric) -> None:
@@ -157,6 +157,24 @@ def test_private_data_over_255_bytes_is_an_invalid_argument(
         server = accepted(endpoint, client)
         server.close()
         client.close()
+
+
+def test_empty_private_data_is_an_invalid_argument(peer: rpma.Peer, fabric: Fabric) -> None:
+    """As librpma has it: rpma_conn_req_connect(3). None sends none."""
+    port = fabric.next_port()
+    with peer.listen(fabric.address, port) as endpoint:
+        for empty in (b"", bytearray(), memoryview(b"")):
+            with pytest.raises(rpma.InvalidArgumentError, match="private_data is empty"):
+                peer.connect(fabric.address, port, private_data=empty)
+            with pytest.raises(rpma.InvalidArgumentError, match="private_data is empty"):
+                endpoint.accept(empty)
+        with peer.request(fabric.address, port) as request:
+            with pytest.raises(rpma.InvalidArgumentError, match="private_data is empty"):
+                request.connect(b"")
+            assert not request.closed
+            client = request.connect(None)
+        with accepted(endpoint, client) as server, client:
+            assert not server.private_data.rstrip(b"\0")
 
 
 @pytest.mark.parametrize("bad", ["text", 5, [1]])

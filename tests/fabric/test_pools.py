@@ -316,11 +316,11 @@ def test_whatever_has_a_buffer_is_written_and_read_into(pool: Pool) -> None:
 
 
 def test_what_has_no_fitting_buffer(pool: Pool) -> None:
-    with pytest.raises(TypeError, match="data must have a buffer, as bytes has, not str"):
+    with pytest.raises(TypeError, match="data must be an object with a buffer, as bytes is, not str"):
         pool.write(0, "text")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="buffer must have a buffer"):
+    with pytest.raises(TypeError, match="buffer must be an object with a buffer"):
         pool.read_into(0, 12)  # type: ignore[arg-type]
-    with pytest.raises(rpma.InvalidArgumentError, match="data must be contiguous"):
+    with pytest.raises(rpma.InvalidArgumentError, match="data is not contiguous"):
         pool.write(0, memoryview(bytes(10))[::2])
     with pytest.raises(rpma.InvalidArgumentError, match="buffer must be writable"):
         pool.read_into(0, bytes(10))
@@ -513,7 +513,7 @@ def test_slices_that_cannot_be(pool: Pool) -> None:
     for index in ("a", 1.5, None):
         with pytest.raises(TypeError):
             pool[index]  # type: ignore[index]
-    with pytest.raises(TypeError, match="data must have a buffer"):
+    with pytest.raises(TypeError, match="data must be an object with a buffer"):
         pool[0:3] = "abc"  # type: ignore[assignment]
     assert pool.read() == bytes(SIZE)
 

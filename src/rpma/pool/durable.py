@@ -8,6 +8,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
+from rpma._buffers import bytes_of
 from rpma._native import lib
 from rpma._object import NativeObject, handle_out, integer, pointer_to, require
 from rpma._packages import Packages, how_to_install
@@ -164,18 +165,11 @@ def is_pmem(buffer: WritableBuffer) -> bool:
 
 def _bytes_of(name: str, buffer: Any) -> memoryview:
     """The buffer as writable bytes; a view to be released."""
-    try:
-        view = memoryview(buffer)
-    except TypeError:
-        if not hasattr(buffer, "view"):  # rpma.allocation.Memory, before Python 3.12
-            raise TypeError(
-                f"{name} must be a writable buffer, not {type(buffer).__name__}"
-            ) from None
-        view = buffer.view
-    with view:
-        if view.readonly or not view.c_contiguous or not view.nbytes:
-            raise InvalidArgumentError(f"{name} must be writable, contiguous and not empty")
-        return view.cast("B")
+    view = bytes_of(name, buffer, "a writable buffer")
+    if view.readonly or not view.nbytes:
+        view.release()
+        raise InvalidArgumentError(f"{name} must be writable and not empty")
+    return view
 
 
 def storage_error(ret: int, what: str) -> RpmaError:

@@ -7,13 +7,13 @@ import contextlib
 import operator
 from typing import TYPE_CHECKING
 
+from rpma._buffers import bytes_of
 from rpma.errors import RpmaError
 from rpma.pool.client.arrays import Index, RegisteredArray
 from rpma.pool.client.datapath import SEGMENT_SIZE
 from rpma.pool.client.fastpath import Quick
 from rpma.pool.client.files import MappedFile, mapped
 from rpma.pool.client.opened import OpenedPool
-from rpma.pool.client.pool_logic import as_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -256,7 +256,7 @@ class Pool(OpenedPool):
 
     def __setitem__(self, index: slice | int, data: Buffer | int) -> None:
         start, stop = self._range(index)
-        view = as_bytes("data", bytes([data]) if isinstance(data, int) else data)
+        view = bytes_of("data", bytes([data]) if isinstance(data, int) else data)
         if len(view) != stop - start:
             raise ValueError(f"{len(view)} bytes do not fit into {stop - start}")
         self.write(start, view)

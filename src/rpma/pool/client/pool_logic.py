@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rpma._buffers import bytes_of
 from rpma._object import integer
 from rpma.constants import ATOMIC_WRITE_ALIGNMENT, FlushType
 from rpma.errors import ClosedError, InvalidArgumentError
@@ -124,7 +125,7 @@ class PoolLogic:
     def read_into(self, offset: int, buffer: WritableBuffer, progress: Progress | None) -> Steps:
         """Fill a buffer from `offset` on."""
         self._check(writes=False)
-        view = as_bytes("buffer", buffer)
+        view = bytes_of("buffer", buffer)
         if view.readonly:
             raise InvalidArgumentError("buffer must be writable")
         at, count = self.range(offset, len(view))
@@ -134,7 +135,7 @@ class PoolLogic:
     def write(self, offset: int, data: Buffer, progress: Progress | None) -> Steps:
         """Write; done when the target's memory has it."""
         self._check(writes=True)
-        view = as_bytes("data", data)
+        view = bytes_of("data", data)
         at, count = self.range(offset, len(view))
         with self._call(at, count, writes=True) as call:
             yield from transfers.write(self.path, call, self.remote, at, view, progress=progress)
@@ -217,7 +218,7 @@ class PoolLogic:
     def write_persist(self, offset: int, data: Buffer, progress: Progress | None) -> Steps:
         """Write and persist."""
         self._check(writes=True)
-        view = as_bytes("data", data)
+        view = bytes_of("data", data)
         at, count = self.range(offset, len(view))
         persist = self._persister(at, count)
         path, dst = self.path, self.remote
@@ -343,16 +344,3 @@ class PoolLogic:
         if held is not None and held.dst is self.remote:  # there was no time to wait for it
             self.path.post_held()
         self.remote.close()
-
-
-def as_bytes(name: str, data: Any) -> memoryview:
-    """The buffer of `data` as bytes, without a copy."""
-    try:
-        view = memoryview(data)
-    except TypeError:
-        raise TypeError(
-            f"{name} must have a buffer, as bytes has, not {type(data).__name__}"
-        ) from None
-    if not view.c_contiguous:
-        raise InvalidArgumentError(f"{name} must be contiguous")
-    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
