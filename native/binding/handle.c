@@ -170,7 +170,7 @@ rpmapy_close(void *opaque)
 		return RPMAPY_E_CHILDREN;
 	int ret = handle_begin_close(handle);
 	if (ret)
-		return 0; /* closed before, or the parent process's to close */
+		return 0;           /* closed before, or the parent process's to close */
 	if (has_children(handle)) { /* one was made meanwhile */
 		atomic_fetch_and(&handle->users, ~CLOSED);
 		return RPMAPY_E_CHILDREN;

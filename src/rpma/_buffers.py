@@ -12,9 +12,7 @@ from rpma.errors import InvalidArgumentError
 _NAMES = re.compile(r":[^:]*:")
 """The names of a structure's members, in the format of a buffer."""
 
-_NOT_CONTIGUOUS = (
-    "{} is not contiguous: give the whole array, and offsets, or a copy of this part"
-)
+_NOT_CONTIGUOUS = "{} is not contiguous: give the whole array, and offsets, or a copy of this part"
 
 
 def bytes_of(

@@ -259,11 +259,13 @@ class Connection(Posting, Operations, NativeObject):
         return queue
 
     def __repr__(self) -> str:
-        if self.closed:
+        try:
+            number = self.qp_num
+        except RpmaError:
             return "<rpma.Connection closed>"
         ended = self.ended
         state = f" ({ended!s})" if ended is not ConnectionEvent.UNDEFINED else ""
-        return f"<rpma.Connection of queue pair {self.qp_num}{state}>"
+        return f"<rpma.Connection of queue pair {number}{state}>"
 
 
 def read_private_data(get: Any, handle: Any, what: str) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,46 @@ def exported() -> set[str]:
     return {name for name in defined if name.startswith("rpma_")}
 
 
+@pytest.fixture(scope="module")
+def header() -> str:
+    """What <librpma.h> itself says, macros included, without comments."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler to read <librpma.h> with")
+    done = subprocess.run(
+        [compiler, "-E", "-dD", "-x", "c", "-"],
+        input="#include <librpma.h>\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"<librpma.h> is not installed: {done.stderr}")
+    lines, is_its_own = [], False
+    for line in done.stdout.splitlines():
+        if marker := re.match(r'# \d+ "([^"]*)"', line):
+            is_its_own = Path(marker[1]).name == "librpma.h"
+        elif is_its_own:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def test_the_map_lists_all_of_the_header(header: str) -> None:
+    listed = set(rows())
+    constants = set(re.findall(r"\bRPMA_\w+", header))
+    assert {"RPMA_E_INVAL", "RPMA_CONN_CLOSED", "RPMA_W_WAIT_FOR_COMPLETION"} <= constants
+    functions = set(re.findall(r"\b(rpma_\w+)\s*\(", header)) - {"rpma_log_function"}
+    assert len(functions) >= 76
+    types = set(re.findall(r"\b(?:struct|enum) rpma_\w+", header))
+    assert {"struct rpma_peer", "enum rpma_conn_event"} <= types
+    assert not (constants | functions | types) - listed
+
+
+def test_the_map_lists_nothing_that_the_header_does_not_have(header: str) -> None:
+    names = {name for name in rows() if re.search(r"rpma_|RPMA_", name)}
+    assert {name for name in names if name not in header} <= OF_DEBUG_BUILDS
+
+
 def test_every_exported_symbol_has_a_python_name() -> None:
     symbols = exported()
     assert len(symbols) >= 76
@@ -74,10 +116,15 @@ def test_a_constant_has_the_value_of_its_python_name(name: str) -> None:
     if not hasattr(lib, name):
         assert name == "RPMA_LOG_USE_DEFAULT_FUNCTION"  # a pointer: None in Python
         return
+    if name == "RPMA_W_WAIT_FOR_COMPLETION":
+        assert not rows()[name]  # librpma has no use for it either
+        return
     (python,) = rows()[name]
     thing = resolve(python)
     if isinstance(thing, int):
         assert thing == getattr(lib, name)
+    elif name == "RPMA_LOG_THRESHOLD_MAX":
+        assert len(rpma.log.Threshold) == lib.RPMA_LOG_THRESHOLD_MAX
     else:
         assert thing is rpma.Device  # the side of an address: an argument in Python
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rpma._buffers import copied
 from rpma.pool.protocol.errors import AuthenticationError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def check_token(token: Buffer | str | None) -> bytes:
         return b""
     if isinstance(token, str):
         token = token.encode("utf-8")
-    raw = bytes(memoryview(token))
+    raw = copied("token", token, "bytes, a str or None")
     if not raw.strip():
         raise AuthenticationError("token is empty: give the target's, or None if it has none")
     return raw
