@@ -148,7 +148,12 @@ def demo(
         Optional[str],  # noqa: UP045 -- typer reads it at run time, on Python 3.10 too
         typer.Option(help="An address of an RDMA device of this machine. [default: the first]"),
     ] = None,
-    port: Annotated[int, typer.Option(help="The port that the target listens on.")] = 7204,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65535, help="The port that the target listens on; 0: one that is free."
+        ),
+    ] = 0,
 ) -> None:
     """Put FILE into a pool, kill its target, get FILE back from a new one and compare."""
     import rpma

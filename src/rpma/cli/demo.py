@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -80,13 +81,13 @@ def fabric_line() -> str:
     return f"fabric: {name} ({rpma.fabric.reason})"
 
 
-def run(file: Path, address: str | None, port: int) -> Story:
+def run(file: Path, address: str | None, port: int = 0) -> Story:
     """Do it, with a target in a process of its own.
 
     Args:
         file: what to put into the pool.
         address: of an RDMA device of this machine, for the data; None: the first there is.
-        port: where the target listens, on loopback.
+        port: where the target listens, on loopback; 0: on one that is free.
 
     Raises:
         RpmaError: what goes wrong with RDMA; NoDeviceError where there is no device.
@@ -97,9 +98,9 @@ def run(file: Path, address: str | None, port: int) -> Story:
     story = Story(file, file.stat().st_size, address=address)
     token = secrets.token_bytes(32)
     with tempfile.TemporaryDirectory(prefix="rpma-demo-") as directory:
-        with _serving(directory, address, port, token) as target:
-            story.steps.append(("serve", f"a target, process {target.pid}, on 127.0.0.1:{port}"))
-            _put(story, port, token)
+        with _serving(directory, address, port, token) as (target, at):
+            story.steps.append(("serve", f"a target, process {target.pid}, on 127.0.0.1:{at}"))
+            _put(story, at, token)
             assert target.pid is not None
             os.kill(target.pid, signal.SIGKILL)
             target.join(CONNECT_TIMEOUT)
@@ -109,14 +110,17 @@ def run(file: Path, address: str | None, port: int) -> Story:
         stored = os.path.join(directory, f"{POOL}.pool")
         story.stored_digest = _digest_of_data(stored, story.size)
         story.steps.append(("look", "at the data in the pool's file, while nothing serves it"))
-        with _serving(directory, address, port, token) as target:
+        with _serving(directory, address, port, token) as (target, at):
             story.steps.append(("restart", f"a new target, process {target.pid}"))
-            _get(story, port, token)
+            _get(story, at, token)
     return story
 
 
 @contextlib.contextmanager
-def _serving(directory: str, address: str, port: int, token: bytes) -> Iterator[BaseProcess]:
+def _serving(
+    directory: str, address: str, port: int, token: bytes
+) -> Iterator[tuple[BaseProcess, int]]:
+    """A target's process, and the port on which clients come in."""
     context = multiprocessing.get_context("spawn")  # RDMA resources do not survive a fork
     ours, theirs = context.Pipe()
     arguments = (directory, address, port, token, theirs)
@@ -127,12 +131,12 @@ def _serving(directory: str, address: str, port: int, token: bytes) -> Iterator[
         if not ours.poll(CONNECT_TIMEOUT):
             raise rpma.WaitTimeoutError(f"the target did not start within {CONNECT_TIMEOUT} s")
         try:
-            failure = ours.recv()
+            said = ours.recv()
         except EOFError:
             raise rpma.ConnectionLost("the target's process died") from None
-        if failure:
-            raise rpma.RpmaError(f"the target failed: {failure}")
-        yield target
+        if isinstance(said, str):
+            raise rpma.RpmaError(f"the target failed: {said}")
+        yield target, said
     finally:
         ours.close()  # by which it ends
         target.join(CONNECT_TIMEOUT)
@@ -140,14 +144,19 @@ def _serving(directory: str, address: str, port: int, token: bytes) -> Iterator[
 
 
 def _serve(directory: str, address: str, port: int, token: bytes, pipe: Pipe) -> None:
-    """The target's process: serve until the pipe ends."""
+    """The target's process: tell its port, or what is wrong; serve until the pipe ends."""
     target = Target(directory, listen=f"127.0.0.1:{port}", token=token, rdma_address=address)
     try:
         target.start()
+    except OSError as error:
+        busy = "; name another with --port, or none: then it is one that is free"
+        words = error.strerror or str(error)
+        pipe.send(words + busy if error.errno == errno.EADDRINUSE else words)
+        return
     except Exception as error:
         pipe.send(str(error))
         return
-    pipe.send("")
+    pipe.send(target.address.port)
     with contextlib.suppress(EOFError):
         pipe.recv()
     target.close()
