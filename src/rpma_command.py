@@ -7,11 +7,13 @@ package is there in name only, its __init__ not run, and `rpma.cli` gets the rea
 """
 
 import importlib.util
+import os
 import sys
 
 
 def main() -> None:
     """Run the `rpma` command."""
+    _have_standard_streams()
     broken = None
     try:
         if sys.argv[1:2] == ["trace"]:
@@ -24,6 +26,21 @@ def main() -> None:
     from rpma.cli import main as run
 
     run(broken)
+
+
+def _have_standard_streams() -> None:
+    """Open those that are closed, so that using them fails.
+
+    Else the next file or socket gets the descriptor, and what is printed goes there.
+    """
+    for fd, flags in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, flags)  # the lowest that is free
+    for name, fd, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 -- for good
 
 
 def _take_name_only() -> None:

@@ -842,11 +842,14 @@ def test_neither_librpma_nor_a_terminal_of_many_characters_is_needed(tmp_path: P
         "spec = importlib.util.find_spec('rpma')\n"
         "sys.modules['rpma'] = importlib.util.module_from_spec(spec)\n"
         "import typer\n"
+        "from rpma.cli import output\n"
         "from rpma.cli.trace import trace\n"
         "app = typer.Typer()\n"
         "app.command()(trace)\n"
-        "app(standalone_mode=False)\n"
-        "assert 'rpma._native' not in sys.modules\n"
+        "def work():\n"
+        "    app(standalone_mode=False)\n"
+        "    assert 'rpma._native' not in sys.modules\n"
+        "output.run(work)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "log")],

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`python -m rpma.cli` is the `rpma` command."""
 
-from rpma.cli import main
+from rpma_command import main
 
 main()

@@ -7,20 +7,17 @@ Those are imported by the commands that need them: some work where librpma is mi
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, NoReturn, Optional
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from rpma import _fabric
-from rpma.cli import bench, pools, serve
-from rpma.cli.common import TokenFile
+from rpma.cli import bench, output, pools, serve
+from rpma.cli.common import TokenFile, words_of
 from rpma.cli.machine import Machine
 from rpma.cli.trace import trace
 
@@ -29,8 +26,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-console = Console()
-errors = Console(stderr=True)
 
 WITHOUT_RPMA = ("debug-path", "doctor", "soft-path", "trace")
 """The commands that do without `import rpma`."""
@@ -42,13 +37,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 def check_import(context: typer.Context) -> None:
     """Remote (persistent) memory access over RDMA."""
     if isinstance(context.obj, ImportError) and context.invoked_subcommand not in WITHOUT_RPMA:
-        fail(f"{context.obj}\n'rpma doctor' looks closer")
-
-
-def fail(text: str) -> None:
-    """End the command with a message."""
-    errors.print(f"[red]rpma:[/] {escape(text)}", highlight=False, soft_wrap=True)
-    raise typer.Exit(1)
+        output.fail("", f"{context.obj}; 'rpma doctor' looks closer")
 
 
 @app.command()
@@ -57,7 +46,9 @@ def version() -> None:
     import rpma
 
     library = rpma.library
-    table = Table(show_header=False)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
     table.add_row("rpma", rpma.__version__)
     table.add_row("librpma", library.path)
     table.add_row("API version", ".".join(map(str, library.api_version)))
@@ -65,7 +56,7 @@ def version() -> None:
     table.add_row("libibverbs", library.ibverbs_path)
     table.add_row("librdmacm", library.rdmacm_path)
     table.add_row("devices", ", ".join(rpma.devices()) or "none")
-    console.print(table)
+    output.show(table)
 
 
 @app.command()
@@ -85,18 +76,19 @@ def info(
 
     found = facts.gather(this_machine())
     if as_json:
-        print(json.dumps(found, indent=2))
+        output.print_json(found)
     else:
-        console.print(facts.table(found))
+        output.show(facts.table(found))
 
 
 @app.command("soft-path")
 def soft_path() -> None:
     """Print the soft RNIC's folder: LD_LIBRARY_PATH=$(rpma soft-path) rping -s."""
     if not _fabric.has_soft():
-        fail(
+        output.fail(
+            "",
             f"this rpma was installed without the soft RNIC: {_fabric.SOFT_FOLDER} lacks "
-            f"{' or '.join(_fabric.SOFT_LIBRARIES)}. Install rpma again"
+            f"{' or '.join(_fabric.SOFT_LIBRARIES)}. Install rpma again",
         )
     print(_fabric.SOFT_FOLDER)
 
@@ -106,9 +98,10 @@ def debug_path() -> None:
     """Print the folder of librpma's debug build: LD_LIBRARY_PATH=$(rpma debug-path) my_program."""
     folder = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "debug")
     if not os.path.exists(os.path.join(folder, "librpma.so.0")):
-        fail(
+        output.fail(
+            "",
             f"this rpma was installed without the debug build of librpma: {folder} lacks "
-            "librpma.so.0. Install rpma again"
+            "librpma.so.0. Install rpma again",
         )
     print(folder)
 
@@ -135,7 +128,7 @@ def doctor(context: typer.Context) -> None:
         line.append(f"{finding.subject:{width}}  {finding.text}", style="default")
         if finding.remedy:
             line.append(f" -> {finding.remedy}", style="bold default")
-        console.print(line, soft_wrap=True, highlight=False)
+        output.show(line, whole=True)
     raise typer.Exit(checks.exit_code(findings))
 
 
@@ -159,13 +152,12 @@ def demo(
     import rpma
     from rpma.cli import demo as demonstration
 
-    errors.print(demonstration.fabric_line(), highlight=False, soft_wrap=True)
+    output.note(demonstration.fabric_line())
     try:
         story = demonstration.run(file, address, port)
     except (rpma.RpmaError, OSError) as error:
-        console.print(f"[red]rpma demo:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
-    console.print(demonstration.table(story))
+        output.fail("demo", words_of(error))
+    output.show(demonstration.table(story))
     if not story.matches:
         raise typer.Exit(1)
 
@@ -180,10 +172,10 @@ def this_machine() -> Machine:
     return Machine(environ=os.environ)
 
 
-def run(broken: ImportError | None) -> None:
+def run(broken: ImportError | None) -> NoReturn:
     """Run the command.
 
     Args:
         broken: why `import rpma` fails, if it does.
     """
-    app(obj=broken)
+    output.run(lambda: app(obj=broken))

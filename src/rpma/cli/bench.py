@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
-from rpma.cli.common import TokenFile, failing, output, size_of, target_at
-from rpma.cli.trace_report import printable
+from rpma.cli import output
+from rpma.cli.common import TokenFile, failing, size_of, target_at
 
 DEFAULT_SIZES = "8,64,4KiB,64KiB,1MiB"
 
@@ -72,8 +72,7 @@ def bench(
         )
         to_stdout = str(as_json) == "-"
         if not to_stdout:
-            for part in report.report(result):
-                output().print(part, highlight=False)
+            output.show(*report.report(result), whole=True)
         if as_json is not None:
             _write_json(result, None if to_stdout else as_json)
         if png is not None:
@@ -96,8 +95,7 @@ def _teller() -> Callable[[str], None]:
     """What says, on a terminal, what is measured now."""
     if not sys.stderr.isatty():
         return lambda _words: None
-    errors = Console(stderr=True)
-    return lambda words: errors.print(f"measuring {printable(words)}", style="dim", markup=False)
+    return lambda words: output.note(Text(f"measuring {output.printable(words)}", style="dim"))
 
 
 def _terminate_as_interrupt() -> None:
@@ -106,8 +104,7 @@ def _terminate_as_interrupt() -> None:
 
 
 def _write_json(result: dict[str, Any], file: Path | None) -> None:
-    text = json.dumps(result, indent=2)
     if file is None:
-        print(text)
+        output.print_json(result)
     else:
-        file.write_text(text + "\n")
+        file.write_text(json.dumps(result, indent=2) + "\n")

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from rpma.cli.trace_report import printable
+from rpma.cli.output import printable
 from rpma.pool.protocol.sizes import format_size
 
 Result = dict[str, Any]

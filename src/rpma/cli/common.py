@@ -4,17 +4,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from rpma.cli.trace_report import printable
+from rpma.cli import output
 
 if TYPE_CHECKING:
     from rpma.pool.protocol.address import TargetAddress
@@ -44,19 +40,6 @@ def words_of(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def complain(command: str, text: str) -> None:
-    """Say what went wrong, in one line on stderr."""
-    errors = Console(stderr=True)
-    line = f"[red]rpma {command}:[/] {escape(printable(text))}"
-    errors.print(line, highlight=False, soft_wrap=True)
-
-
-def fail(command: str, text: str) -> NoReturn:
-    """End a command that failed."""
-    complain(command, text)
-    raise typer.Exit(1)
-
-
 @contextlib.contextmanager
 def failing(command: str) -> Iterator[None]:
     """Whatever goes wrong ends the command with one clear line."""
@@ -64,17 +47,14 @@ def failing(command: str) -> Iterator[None]:
 
     try:
         yield
-    except BrokenPipeError:
-        # Whoever read the output has left. Nothing more can be written, at exit either.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(1) from None
+    except output.ReaderHasLeft:
+        raise typer.Exit from None
     except ImportError as error:
         if error.name not in ("msgspec", "numpy", "matplotlib", "prometheus_client", "h11"):
             raise
-        fail(command, str(error))
+        output.fail(command, str(error))
     except (RpmaError, OSError) as error:
-        fail(command, words_of(error))
+        output.fail(command, words_of(error))
 
 
 def target_at(text: str) -> TargetAddress:
@@ -108,8 +88,3 @@ def size_of(text: str, hint: str) -> int:
         return parse_size(text)
     except PoolSizeError as error:
         raise typer.BadParameter(str(error).removeprefix("size: "), param_hint=hint) from None
-
-
-def output() -> Console:
-    """Where tables go: as wide as the terminal, and as they are where there is none."""
-    return Console() if sys.stdout.isatty() else Console(width=1000)

@@ -7,29 +7,25 @@ Those are imported by the commands that need them: other commands start without.
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from rpma.cli import output
 from rpma.cli.common import (
     AsJson,
     Place,
     TokenFile,
-    complain,
-    fail,
     failing,
-    output,
     pool_at,
     size_of,
     target_at,
     words_of,
 )
-from rpma.cli.trace_report import printable
 
 if TYPE_CHECKING:
     from rpma.cli.transfer import Put
@@ -60,9 +56,9 @@ def create(
         ):
             info, persistency = pool.info, pool.persistency.value
         if as_json:
-            _print_json({"target": str(address), **facts(info), "persistency": persistency})
+            output.print_json({"target": str(address), **facts(info), "persistency": persistency})
         else:
-            print(f"created {name}: {_shown(info.size)}, {_how(persistency)}")
+            output.say(f"created {name}: {_shown(info.size)}, {_how(persistency)}")
 
 
 def list_(
@@ -78,11 +74,11 @@ def list_(
         with client_of(address, token_file) as client:
             pools = client.list_pools()
         if as_json:
-            _print_json({"target": str(address), "pools": [facts(info) for info in pools]})
+            output.print_json({"target": str(address), "pools": [facts(info) for info in pools]})
         elif pools:
-            output().print(listing(pools))
+            output.show(listing(pools), whole=True)
         else:
-            print(f"{address} has no pools", file=sys.stderr)
+            output.note(f"{address} has no pools")
 
 
 def describe(place: str, token_file: Path | None, as_json: bool) -> None:
@@ -94,9 +90,9 @@ def describe(place: str, token_file: Path | None, as_json: bool) -> None:
         with client_of(address, token_file) as client:
             info = client.describe_pool(name)
         if as_json:
-            _print_json({"target": str(address), **facts(info)})
+            output.print_json({"target": str(address), **facts(info)})
         else:
-            output().print(description(address, info))
+            output.show(description(address, info))
 
 
 def put(
@@ -161,7 +157,7 @@ def put(
         problem = " ".join(problems)
         seconds = time.monotonic() - began
         if as_json:
-            _print_json(
+            output.print_json(
                 {
                     "target": str(address),
                     "name": name,
@@ -175,9 +171,9 @@ def put(
                 }
             )
         if problem:
-            fail("put", problem)
+            output.fail("put", problem)
         if not as_json:
-            print(
+            output.say(
                 f"put {file} into {name}: {_shown(state.written)}, {_how(state.persistency)}, "
                 f"{_rate(state.written, seconds)}"
             )
@@ -219,7 +215,7 @@ def get(
                 count = transfer.get(pool, sink, moved)
         seconds = time.monotonic() - began
         if as_json:
-            _print_json(
+            output.print_json(
                 {
                     "target": str(address),
                     "name": name,
@@ -232,15 +228,12 @@ def get(
                 }
             )
         elif not to_stdout:
-            print(f"got {file} from {name}: {_shown(count)}, {_rate(count, seconds)}")
+            output.say(f"got {file} from {name}: {_shown(count)}, {_rate(count, seconds)}")
         if info.incomplete:
-            print(
-                f"rpma get: note: the pool is incomplete; {count} bytes are what is there",
-                file=sys.stderr,
-            )
+            output.note(f"rpma get: note: the pool is incomplete; {count} bytes are what is there")
         elif count < info.size and count:
             words = f"note: the pool has {info.size} bytes; {count} of them are a file's"
-            print(f"rpma get: {words}", file=sys.stderr)
+            output.note(f"rpma get: {words}")
 
 
 def resize(
@@ -279,7 +272,7 @@ def remove(
                     try:
                         client.remove_pool(name)
                     except RpmaError as error:
-                        complain("remove", words_of(error))
+                        output.complain("remove", words_of(error))
                         failed = True
     if failed:
         raise typer.Exit(1)
@@ -352,12 +345,8 @@ def _bar(title: str, total: int | None) -> Iterator[Callable[[int], object]]:
         console=Console(stderr=True),
         transient=True,
     ) as progress:
-        task = progress.add_task(printable(title), total=total)
+        task = progress.add_task(output.printable(title), total=total)
         yield lambda done: progress.update(task, completed=done)
-
-
-def _print_json(facts: dict[str, Any]) -> None:
-    print(json.dumps(facts, indent=2))
 
 
 def _shown(size: int) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
 
+from rpma.cli import output
 from rpma.cli.common import failing, size_of
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def token(
 
         made = tokens.new(user)
         if file is None:
-            print(made)
+            output.say(made)
         else:
             tokens.write(made, file)
 

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import sys
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -12,11 +10,10 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, NoReturn, Optional
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
+from rpma.cli import output
 from rpma.cli import trace_log as log
-from rpma.cli.trace_report import Readers, facts, printable, report
+from rpma.cli.trace_report import Readers, facts, report
 from rpma.cli.trace_summary import Summary
 
 
@@ -61,13 +58,9 @@ def trace(
     if not summary.records:
         _fail(f"no record is of process {' or '.join(map(str, pid or ()))}")
     if as_json:
-        print(json.dumps(facts(summary, readers), indent=2))
+        output.print_json(facts(summary, readers))
     else:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # the log has any character
-        console = Console()
-        for part in report(summary, readers):
-            console.print(part)
+        output.show(*report(summary, readers))
 
 
 def _read(
@@ -117,6 +110,4 @@ def _is_same(chrome: Path, file: Path) -> bool:
 
 def _fail(text: str) -> NoReturn:
     """End the command with a message."""
-    errors = Console(stderr=True)
-    errors.print(f"[red]rpma trace:[/] {escape(printable(text))}", highlight=False, soft_wrap=True)
-    raise typer.Exit(1)
+    output.fail("trace", text)

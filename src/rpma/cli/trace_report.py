@@ -14,13 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from rpma.cli import trace_log as log
+from rpma.cli.output import printable
 from rpma.cli.trace_summary import Function, Life, Problem, Summary
 
 SHOWN = 20
 """How many processes, connections and so on are printed; JSON has all that are kept."""
-
-LONGEST_TEXT = 1000
-"""How many characters of a text are printed."""
 
 COUNTS = ("lines", "records", "foreign", "damaged")
 
@@ -137,14 +135,6 @@ def report(summary: Summary, files: Readers) -> Iterator[RenderableType]:
         if content:
             yield ""
             yield part(summary)
-
-
-def printable(text: str) -> str:
-    """Text of a log for a terminal, which must not take any of it for a command."""
-    text = text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}..."
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _text(text: str, style: str = "") -> Text:

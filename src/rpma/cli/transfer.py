@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
+from rpma.cli import output
 from rpma.pool.client.client import Client
 from rpma.pool.client.pool import Pool
 from rpma.pool.protocol.messages import PoolInfo
@@ -225,7 +226,7 @@ def sink_of(file: Path) -> Iterator[BinaryIO]:
     another one beside it, which goes if anything fails.
     """
     if str(file) == "-":
-        yield sys.stdout.buffer
+        yield cast("BinaryIO", output.Data())
         return
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(file.stat().st_mode):  # a device, a pipe: it stays what it is
