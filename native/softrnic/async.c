@@ -76,6 +76,32 @@ async_forget(struct ibv_context *ibv_context, const void *object, const unsigned
 	return count;
 }
 
+static bool
+take_first(struct context *context, struct ibv_async_event *event)
+{
+	pthread_mutex_lock(&context->lock);
+	struct async_event *first = context->first;
+	if (first) {
+		*event = first->event;
+		context->first = first->next;
+	}
+	pthread_mutex_unlock(&context->lock);
+	free(first);
+	return first;
+}
+
+/* Also of a thread that is cancelled: the last one of a closed device ends it. */
+static void
+leave(void *argument)
+{
+	struct context *context = argument;
+	pthread_mutex_lock(&context->lock);
+	bool is_last = --context->users == 0 && context->is_closed;
+	pthread_mutex_unlock(&context->lock);
+	if (is_last)
+		context_free(context);
+}
+
 int
 ibv_get_async_event(struct ibv_context *ibv_context, struct ibv_async_event *event)
 {
@@ -85,21 +111,19 @@ ibv_get_async_event(struct ibv_context *ibv_context, struct ibv_async_event *eve
 		errno = ret;
 		return -1;
 	}
-	for (;;) {
-		eventfd_t value;
-		if (read(ibv_context->async_fd, &value, sizeof(value)) < 0)
-			return -1;
-		pthread_mutex_lock(&context->lock);
-		struct async_event *first = context->first;
-		if (first) {
-			*event = first->event;
-			context->first = first->next;
-			free(first);
-		}
-		pthread_mutex_unlock(&context->lock);
-		if (first)
-			return 0;
-	}
+	volatile bool has_event = false;
+	pthread_mutex_lock(&context->lock);
+	context->users++;
+	pthread_mutex_unlock(&context->lock);
+	pthread_cleanup_push(leave, context);
+	eventfd_t value;
+	while (!has_event && read(ibv_context->async_fd, &value, sizeof(value)) >= 0)
+		has_event = take_first(context, event);
+	pthread_cleanup_pop(0);
+	int failure = errno;
+	leave(context);
+	errno = failure;
+	return has_event ? 0 : -1;
 }
 
 /* The count that destroying the object waits for. */

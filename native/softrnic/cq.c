@@ -34,6 +34,15 @@ ibv_create_comp_channel(struct ibv_context *context)
 	return &channel->ibv;
 }
 
+static void
+free_channel(struct channel *channel)
+{
+	uncancelled_close(channel->ibv.fd);
+	pthread_mutex_destroy(&channel->lock);
+	free(channel);
+}
+
+/* As with a kernel's, a thread that waits for an event goes on waiting; it is the last to leave. */
 int
 ibv_destroy_comp_channel(struct ibv_comp_channel *ibv_channel)
 {
@@ -41,15 +50,27 @@ ibv_destroy_comp_channel(struct ibv_comp_channel *ibv_channel)
 	if (engine_usable())
 		return EPERM;
 	pthread_mutex_lock(&channel->lock);
-	bool is_used = channel->ibv.refcnt;
+	bool has_queues = channel->ibv.refcnt, has_users = channel->users;
+	channel->is_destroyed = !has_queues;
 	pthread_mutex_unlock(&channel->lock);
-	if (is_used)
+	if (has_queues)
 		return EBUSY;
-	uncancelled_close(channel->ibv.fd);
-	pthread_mutex_destroy(&channel->lock);
-	free(channel);
 	object_count(OBJECT_CHANNEL, -1);
+	if (!has_users)
+		free_channel(channel);
 	return 0;
+}
+
+/* Also of a thread that is cancelled. */
+static void
+leave(void *argument)
+{
+	struct channel *channel = argument;
+	pthread_mutex_lock(&channel->lock);
+	bool is_last = --channel->users == 0 && channel->is_destroyed;
+	pthread_mutex_unlock(&channel->lock);
+	if (is_last)
+		free_channel(channel);
 }
 
 /* The channel for whose next event this thread waits, serving. */
@@ -105,9 +126,9 @@ unlink_pending(struct channel *channel, struct cq *cq)
 		channel->last = previous;
 }
 
-/* The next queue with an event, which is then fetched; or NULL. */
+/* The next queue with an event, which is then fetched; or NULL, and the thread `enters`. */
 static struct cq *
-channel_pop(struct channel *channel)
+channel_pop(struct channel *channel, bool enters)
 {
 	pthread_mutex_lock(&channel->lock);
 	struct cq *cq = channel->first;
@@ -125,6 +146,8 @@ channel_pop(struct channel *channel)
 	} else {
 		cq = NULL;
 	}
+	if (!cq && enters)
+		channel->users++;
 	pthread_mutex_unlock(&channel->lock);
 	return cq;
 }
@@ -166,6 +189,31 @@ wait_for_event(struct channel *channel)
 	return ret;
 }
 
+/* NULL with errno: there is none, or the wait has been interrupted. */
+static struct cq *
+look_for_event(struct channel *channel)
+{
+	struct cq *volatile cq = NULL;
+	pthread_cleanup_push(leave, channel);
+	while (!cq) {
+		int flags = fcntl(channel->ibv.fd, F_GETFL);
+		if (flags < 0)
+			break;
+		bool blocks = !(flags & O_NONBLOCK);
+		if (!blocks)
+			(void)engine_poll();
+		else if (wait_for_event(channel) < 0)
+			break;
+		cq = channel_pop(channel, false);
+		if (!cq && !blocks) {
+			errno = EAGAIN;
+			break;
+		}
+	}
+	pthread_cleanup_pop(0);
+	return cq;
+}
+
 int
 ibv_get_cq_event(struct ibv_comp_channel *ibv_channel, struct ibv_cq **ibv_cq, void **cq_context)
 {
@@ -176,22 +224,15 @@ ibv_get_cq_event(struct ibv_comp_channel *ibv_channel, struct ibv_cq **ibv_cq, v
 		return -1;
 	}
 	pthread_testcancel(); /* as in a read(), also where there is no need to wait */
-	struct cq *cq = channel_pop(channel);
-	while (!cq) {
-		int flags = fcntl(channel->ibv.fd, F_GETFL);
-		if (flags < 0)
-			return -1;
-		bool blocks = !(flags & O_NONBLOCK);
-		if (!blocks)
-			(void)engine_poll();
-		else if (wait_for_event(channel) < 0)
-			return -1;
-		cq = channel_pop(channel);
-		if (!cq && !blocks) {
-			errno = EAGAIN;
-			return -1;
-		}
+	struct cq *cq = channel_pop(channel, true);
+	if (!cq) {
+		cq = look_for_event(channel);
+		int failure = errno;
+		leave(channel);
+		errno = failure;
 	}
+	if (!cq)
+		return -1;
 	*ibv_cq = &cq->ibv;
 	*cq_context = cq->ibv.cq_context;
 	return 0;

@@ -310,14 +310,29 @@ ibv_open_device(struct ibv_device *which)
 	return ibv;
 }
 
+void
+context_free(struct context *context)
+{
+	uncancelled_close(context->verbs.context.async_fd);
+	pthread_mutex_destroy(&context->verbs.context.mutex);
+	pthread_mutex_destroy(&context->lock);
+	free(context);
+}
+
+/* As with a kernel's, a thread that waits for an asynchronous event goes on waiting. */
 int
 ibv_close_device(struct ibv_context *ibv)
 {
 	struct context *context = container_of(ibv, struct context, verbs.context);
-	uncancelled_close(ibv->async_fd);
-	pthread_mutex_destroy(&ibv->mutex);
-	pthread_mutex_destroy(&context->lock);
-	free(context);
+	bool has_users = false;
+	if (!engine_usable()) { /* in a forked child the lock may be held by nobody that lives */
+		pthread_mutex_lock(&context->lock);
+		context->is_closed = true;
+		has_users = context->users;
+		pthread_mutex_unlock(&context->lock);
+	}
+	if (!has_users)
+		context_free(context);
 	return 0;
 }
 

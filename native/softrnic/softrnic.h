@@ -35,14 +35,18 @@ struct context {
 	struct verbs_context verbs;
 	pthread_mutex_t lock;
 	struct async_event *first, *last;
+	/* Threads that wait for an event, who keep it; and whether the program has closed it. */
+	unsigned users;
+	bool is_closed;
 };
+
+void context_free(struct context *context);
 
 struct async_event {
 	struct ibv_async_event event;
 	struct async_event *next;
 };
 
-void async_init(struct context *context);
 /* What an object reports counts in *reported. */
 void async_report(struct ibv_context *context, enum ibv_event_type type, void *object,
 		  unsigned *reported);
@@ -122,6 +126,9 @@ struct channel {
 	 */
 	unsigned unannounced;
 	unsigned waiters; /* threads that may serve while they wait for an event */
+	/* Threads that look for an event, who keep it; and whether the program has destroyed it. */
+	unsigned users;
+	bool is_destroyed;
 };
 
 #define DIRECT_QPS 4

@@ -6,7 +6,11 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 static void *
@@ -208,6 +212,80 @@ test_a_channel_destroyed_before_its_ids(void)
 	destroy_with_channel(pair.listener);
 }
 
+/*
+ * A thread that has been woken by an event, which goes with its id; and then the channel goes. It
+ * goes on waiting, as with a kernel's, until a signal interrupts it.
+ */
+static _Atomic int held_fd = -1, reads;
+static sem_t has_been_woken, goes_on;
+
+ssize_t
+read(int fd, void *bytes, size_t size)
+{
+	if (fd == atomic_load(&held_fd))
+		atomic_fetch_add(&reads, 1);
+	ssize_t got = syscall(SYS_read, fd, bytes, size);
+	if (got > 0 && fd == atomic_load(&held_fd)) {
+		(void)sem_post(&has_been_woken);
+		while (sem_wait(&goes_on))
+			;
+	}
+	return got;
+}
+
+static void
+on_signal(int number)
+{
+	(void)number;
+}
+
+static _Atomic bool has_returned;
+
+static void *
+wait_for_an_event(void *channel)
+{
+	struct rdma_cm_event *event;
+	int ret = rdma_get_cm_event(channel, &event), failure = errno;
+	CHECK(ret, -1);
+	CHECK(failure, EINTR);
+	atomic_store(&has_returned, true);
+	return NULL;
+}
+
+static void
+test_a_channel_destroyed_while_threads_wait_for_its_events(void)
+{
+	struct sigaction action = {.sa_handler = on_signal};
+	union address target = address_of("127.0.0.1", 1);
+	pthread_t threads[2];
+	MUST(!sigaction(SIGUSR1, &action, NULL));
+	MUST(!sem_init(&has_been_woken, 0, 0) && !sem_init(&goes_on, 0, 0));
+	struct rdma_event_channel *channel = new_channel();
+	struct rdma_cm_id *id = new_id(channel);
+	atomic_store(&held_fd, channel->fd);
+	for (int i = 0; i < 2; i++)
+		MUST(!pthread_create(&threads[i], NULL, wait_for_an_event, channel));
+	while (atomic_load(&reads) < 2)
+		sched_yield();
+	MUST(!rdma_resolve_addr(id, NULL, &target.any, 100));
+	while (sem_wait(&has_been_woken))
+		;
+	destroy(id);
+	rdma_destroy_event_channel(channel);
+	MUST(!sem_post(&goes_on));
+	sleep_ms(50);
+	CHECK(atomic_load(&has_returned), false);
+	for (int i = 0; i < 2; i++) {
+		atomic_store(&has_returned, false);
+		while (!atomic_load(&has_returned)) { /* it may not wait yet */
+			(void)pthread_kill(threads[i], SIGUSR1);
+			sleep_ms(1);
+		}
+		MUST(!pthread_join(threads[i], NULL));
+	}
+	atomic_store(&held_fd, -1);
+}
+
 /* ---- fork ---- */
 
 static void
@@ -299,6 +377,7 @@ main(void)
 	RUN(test_an_id_destroyed_before_its_queue_pair);
 	RUN(test_an_old_id_destroyed_while_its_queue_pair_serves_another);
 	RUN(test_a_channel_destroyed_before_its_ids);
+	RUN(test_a_channel_destroyed_while_threads_wait_for_its_events);
 	RUN(test_a_forked_child_is_told);
 	RUN(test_a_forked_child_keeps_the_programs_files);
 	return report();

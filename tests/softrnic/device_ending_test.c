@@ -1,9 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* device_ending_test.c -- connections that end: what becomes of what was posted, and in which
- * order. */
+/*
+ * device_ending_test.c -- connections that end: what becomes of what was posted, and in which
+ * order; and channels that go while threads wait for their events.
+ */
 #include "softrnic.h"
 
 #include "device_test.h"
+
+#include <sched.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <sys/syscall.h>
 
 /* ---- queue pairs that go away ---- */
 
@@ -359,6 +366,151 @@ test_what_is_posted_while_older_requests_are_flushed_completes_behind_them(void)
 		flush_in_order(i % 8 == 7, i & 1);
 }
 
+/* ---- channels that go ---- */
+
+struct waiter {
+	pthread_t thread;
+	struct ibv_comp_channel *channel;
+	_Atomic bool has_returned;
+};
+
+static void *
+wait_for_an_event(void *opaque)
+{
+	struct waiter *self = opaque;
+	struct ibv_cq *cq;
+	void *context;
+	CHECK_FAILS(ibv_get_cq_event(self->channel, &cq, &context), EINTR);
+	atomic_store(&self->has_returned, true);
+	return NULL;
+}
+
+/* So many threads, in ibv_get_cq_event(). */
+static bool
+are_in(struct ibv_comp_channel *ibv_channel, unsigned count)
+{
+	struct channel *channel = container_of(ibv_channel, struct channel, ibv);
+	pthread_mutex_lock(&channel->lock);
+	bool are = channel->users == count;
+	pthread_mutex_unlock(&channel->lock);
+	return are;
+}
+
+static void
+on_signal(int number)
+{
+	(void)number;
+}
+
+/*
+ * As with a kernel's, they go on waiting until a signal interrupts them. One of them serves what
+ * goes on beside them.
+ */
+static void
+test_a_channel_destroyed_while_threads_wait_for_its_events(void)
+{
+	struct sigaction action = {.sa_handler = on_signal};
+	struct both both;
+	both_init(&both, NULL);
+	struct side *a = &both.a, *b = &both.b;
+	MUST(!sigaction(SIGUSR1, &action, NULL));
+	for (int round = 0; round < 10; round++) {
+		struct waiter waiters[2] = {{.has_returned = false}};
+		struct ibv_comp_channel *channel = ibv_create_comp_channel(a->id->verbs);
+		MUST(channel);
+		for (int i = 0; i < 2; i++) {
+			waiters[i].channel = channel;
+			MUST(!pthread_create(&waiters[i].thread, NULL, wait_for_an_event,
+					     &waiters[i]));
+		}
+		while (!are_in(channel, 2))
+			sched_yield();
+		sleep_ms(round % 4);
+		CHECK(ibv_destroy_comp_channel(channel), 0);
+		/* Nobody polls while they come. */
+		struct ibv_sge sge = sge_of(a, 0, 8);
+		struct ibv_send_wr wr = wr_of(IBV_WR_RDMA_WRITE, 1, &sge, 1, b, 8);
+		for (uint8_t i = 1; i <= 5; i++) {
+			memset(a->bytes, i, 8);
+			CHECK(post(a, &wr), 0);
+			sleep_ms(2);
+			TAKE_THIS(a->send_cq, 1, IBV_WC_SUCCESS);
+			CHECK(b->bytes[8], i);
+		}
+		for (int i = 0; i < 2; i++) {
+			CHECK(atomic_load(&waiters[i].has_returned), false);
+			while (!atomic_load(&waiters[i].has_returned)) {
+				(void)pthread_kill(waiters[i].thread, SIGUSR1);
+				sleep_ms(1);
+			}
+			MUST(!pthread_join(waiters[i].thread, NULL));
+		}
+	}
+	MUST(!sigaction(SIGUSR1, &(struct sigaction){.sa_handler = SIG_DFL}, NULL));
+	both_fini(&both);
+}
+
+/* ---- a device that is closed while a thread waits for what it has to tell ---- */
+
+static _Atomic int held_fd = -1;
+static sem_t has_been_woken, goes_on;
+
+ssize_t
+read(int fd, void *bytes, size_t size)
+{
+	ssize_t got = syscall(SYS_read, fd, bytes, size);
+	if (got > 0 && fd == atomic_load(&held_fd)) {
+		(void)sem_post(&has_been_woken);
+		while (sem_wait(&goes_on))
+			;
+	}
+	return got;
+}
+
+static _Atomic bool has_returned;
+
+static void *
+wait_for_an_asynchronous_event(void *context)
+{
+	struct ibv_async_event event;
+	CHECK_FAILS(ibv_get_async_event(context, &event), EINTR);
+	atomic_store(&has_returned, true);
+	return NULL;
+}
+
+/* The event that has woken it goes with the object that it is about, and then the device. */
+static void
+test_a_device_closed_while_a_thread_waits_for_its_events(void)
+{
+	struct sigaction action = {.sa_handler = on_signal};
+	struct ibv_device **devices = ibv_get_device_list(NULL);
+	struct ibv_context *context = ibv_open_device(devices[0]);
+	struct ibv_qp qp;
+	unsigned reported = 0;
+	pthread_t thread;
+	MUST(context);
+	ibv_free_device_list(devices);
+	MUST(!sigaction(SIGUSR1, &action, NULL));
+	MUST(!sem_init(&has_been_woken, 0, 0) && !sem_init(&goes_on, 0, 0));
+	atomic_store(&held_fd, context->async_fd);
+	MUST(!pthread_create(&thread, NULL, wait_for_an_asynchronous_event, context));
+	async_report(context, IBV_EVENT_QP_FATAL, &qp, &reported);
+	while (sem_wait(&has_been_woken))
+		;
+	CHECK(async_forget(context, &qp, &reported), 0);
+	CHECK(ibv_close_device(context), 0);
+	MUST(!sem_post(&goes_on));
+	sleep_ms(20);
+	CHECK(atomic_load(&has_returned), false);
+	while (!atomic_load(&has_returned)) { /* it may not wait yet */
+		(void)pthread_kill(thread, SIGUSR1);
+		sleep_ms(1);
+	}
+	MUST(!pthread_join(thread, NULL));
+	MUST(!sigaction(SIGUSR1, &(struct sigaction){.sa_handler = SIG_DFL}, NULL));
+	atomic_store(&held_fd, -1);
+}
+
 int
 main(void)
 {
@@ -373,5 +525,7 @@ main(void)
 	RUN(test_what_the_peer_has_not_taken_is_flushed);
 	RUN(test_a_read_whose_memory_is_taken_back_before_its_turn);
 	RUN(test_what_is_posted_while_older_requests_are_flushed_completes_behind_them);
+	RUN(test_a_channel_destroyed_while_threads_wait_for_its_events);
+	RUN(test_a_device_closed_while_a_thread_waits_for_its_events);
 	return report();
 }

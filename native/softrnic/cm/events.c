@@ -18,6 +18,24 @@ pthread_mutex_t cm_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* ---- channels ---- */
 
+/* A thread in rdma_get_cm_event(). */
+struct reader {
+	struct channel *channel;
+	bool is_heir; /* the program has destroyed the channel, whose end is up to this one */
+	struct reader *next;
+};
+
+static struct reader *readers;
+
+static struct reader *
+reader_of(const struct channel *channel)
+{
+	struct reader *reader = readers;
+	while (reader && reader->channel != channel)
+		reader = reader->next;
+	return reader;
+}
+
 struct channel *
 channel_new(void)
 {
@@ -50,6 +68,34 @@ channel_put(struct channel *channel)
 	free(channel);
 }
 
+static void
+end_channel(struct channel *channel)
+{
+	uncancelled_close(channel->channel.fd);
+	/* Ids should have gone before. Those that have not must find something. */
+	channel->channel.fd = -1;
+	channel_put(channel);
+}
+
+/* Also of a thread that is cancelled. */
+static void
+leave(void *opaque)
+{
+	struct reader *self = opaque, **link = &readers;
+	pthread_mutex_lock(&cm_lock);
+	while (*link != self)
+		link = &(*link)->next;
+	*link = self->next;
+	if (self->is_heir) {
+		struct reader *other = reader_of(self->channel);
+		if (other)
+			other->is_heir = true;
+		else
+			end_channel(self->channel);
+	}
+	pthread_mutex_unlock(&cm_lock);
+}
+
 SOFTRNIC_EXPORT struct rdma_event_channel *
 rdma_create_event_channel(void)
 {
@@ -68,10 +114,15 @@ rdma_destroy_event_channel(struct rdma_event_channel *public)
 		return; /* a forked child: the lock may be held by nobody that lives */
 	}
 	pthread_mutex_lock(&cm_lock);
-	uncancelled_close(channel->channel.fd);
-	/* Ids should have gone before. Those that have not must find something. */
-	channel->channel.fd = -1;
-	channel_put(channel);
+	struct reader *reader = reader_of(channel);
+	/*
+	 * As with a kernel's, a thread that waits for an event, or has just been woken by one that
+	 * has gone with its id, goes on waiting.
+	 */
+	if (reader)
+		reader->is_heir = true;
+	else
+		end_channel(channel);
 	pthread_mutex_unlock(&cm_lock);
 }
 
@@ -196,18 +247,26 @@ rdma_get_cm_event(struct rdma_event_channel *public, struct rdma_cm_event **out)
 		return -1;
 	if (!out)
 		return failed_with(EINVAL);
-	for (;;) {
-		uint64_t count;
-		if (read(channel->channel.fd, &count, sizeof(count)) < 0)
-			return -1;
+	struct reader self = {.channel = channel};
+	struct event *volatile event = NULL;
+	pthread_mutex_lock(&cm_lock);
+	self.next = readers;
+	readers = &self;
+	pthread_mutex_unlock(&cm_lock);
+	pthread_cleanup_push(leave, &self);
+	uint64_t count;
+	while (!event && read(channel->channel.fd, &count, sizeof(count)) >= 0) {
 		pthread_mutex_lock(&cm_lock);
-		struct event *event = take_first(channel);
+		event = take_first(channel);
 		pthread_mutex_unlock(&cm_lock);
-		if (event) {
-			*out = &event->event;
-			return 0;
-		}
 	}
+	pthread_cleanup_pop(0);
+	int failure = errno;
+	leave(&self);
+	if (!event)
+		return failed_with(failure);
+	*out = &event->event;
+	return 0;
 }
 
 SOFTRNIC_EXPORT int
