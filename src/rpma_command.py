@@ -4,7 +4,16 @@
 `import rpma` needs librpma. Without it the command must still tell what is missing: then the
 package is there in name only, its __init__ not run, and `rpma.cli` gets the reason. So it is for
 `rpma trace`, too: librpma's debug build would write into the very log that is to be read.
+
+Until a command has something to undo, Ctrl-C ends the process as it ends one in C: importing what
+is needed takes most of the time of a short command, and a KeyboardInterrupt in the middle of that
+would be a traceback. `rpma.cli.interrupts` has the rest.
 """
+
+import _signal  # type: ignore[import-not-found]  # `signal` takes longer to import
+
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 import importlib.util
 import os

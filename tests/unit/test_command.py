@@ -140,9 +140,47 @@ def test_a_wrong_choice_is_said_by_the_command() -> None:
     assert "Traceback" not in done.stderr
 
 
+COMMANDS = (
+    *("version", "info", "soft-path", "debug-path", "doctor", "demo", "trace", "serve", "token"),
+    *("create", "list", "put", "get", "resize", "remove", "bench"),
+)
+
+
+@pytest.mark.parametrize("arguments", [[], *([name] for name in COMMANDS)], ids=" ".join)
+def test_help_is_short_too_and_an_option_without_a_value_takes_none(arguments: list[str]) -> None:
+    short, long = command(*arguments, "-h"), command(*arguments, "--help")
+    assert (short.returncode, short.stderr) == (0, "")
+    assert short.stdout == long.stdout
+    assert "Usage: rpma" in short.stdout
+    shown = short.stdout.replace(" ", "")
+    assert "<bool>" not in shown
+    for name in ("json", "overwrite", "volatile", "partial", "ssh", "direct-write-to-pmem"):
+        if f"--{name}" in shown and [name, *arguments] != ["json", "bench"]:  # whose takes a FILE
+            assert f"--{name}--no-{name}" in shown
+
+
+def test_a_flag_can_be_taken_back() -> None:
+    done = command("info", "--json", "--no-json")
+    assert done.returncode == 0
+    assert done.stdout.startswith("fabric ")
+
+
+def test_help_is_there_without_librpma(without_librpma: str) -> None:
+    done = command("put", "--help", LD_LIBRARY_PATH=without_librpma)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "TARGET/POOL" in done.stdout
+
+
+def test_version_is_an_option_too(without_librpma: str) -> None:
+    for environment in ({}, {"LD_LIBRARY_PATH": without_librpma}):
+        done = command("--version", **environment)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"rpma {rpma.__version__}\n", "")
+
+
 def test_demo_says_which_fabric_it_takes() -> None:
     done = command("demo", __file__, RPMA_FABRIC="rdma")
     assert done.stderr.startswith("fabric: RDMA (RPMA_FABRIC=rdma)\n")
     if not _fabric.devices():
         assert done.returncode == 1
+        assert "rpma demo: " in done.stderr
         assert "RPMA_FABRIC=soft does without a device" in done.stderr

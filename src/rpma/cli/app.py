@@ -7,40 +7,88 @@ Those are imported by the commands that need them: some work where librpma is mi
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import sys
 from pathlib import Path
-from typing import Annotated, NoReturn, Optional
+from typing import Annotated, Any, NoReturn, Optional
 
 import typer
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperCommand, TyperGroup
 
 from rpma import _fabric
-from rpma.cli import bench, output, pools, serve
-from rpma.cli.common import TokenFile, words_of
+from rpma.cli import bench, interrupts, output, pools, serve
+from rpma.cli.common import AsJson, TokenFile, failing
 from rpma.cli.machine import Machine
 from rpma.cli.trace import trace
 
+WITHOUT_RPMA = ("debug-path", "doctor", "soft-path", "trace")
+"""The commands that do without `import rpma`."""
+
+
+class Command(TyperCommand):
+    """A command: its help needs no `import rpma`, what it does may."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its options and arguments."""
+        return without_bool(super().get_params(ctx))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        if isinstance(ctx.obj, ImportError) and self.name not in WITHOUT_RPMA:
+            output.fail("", f"{ctx.obj}; 'rpma doctor' looks closer")
+        return super().invoke(ctx)
+
+
+class Group(TyperGroup):
+    """All commands."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its options."""
+        return without_bool(super().get_params(ctx))
+
+
+def without_bool(params: list[Any]) -> list[Any]:
+    """The same; Typer would say of options without a value that they take a ``<bool>``."""
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+    return params
+
+
+def print_version(wanted: bool) -> None:
+    """Print which rpma this is, whether it can be imported or not, and end."""
+    if wanted:
+        # Where the import fails, the package is there in name only.
+        found = getattr(sys.modules["rpma"], "__version__", None)
+        output.say(f"rpma {found or importlib.metadata.version('rpma')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Remote (persistent) memory access over RDMA.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
-WITHOUT_RPMA = ("debug-path", "doctor", "soft-path", "trace")
-"""The commands that do without `import rpma`."""
-
 COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 
 @app.callback()
-def check_import(context: typer.Context) -> None:
+def common(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
     """Remote (persistent) memory access over RDMA."""
-    if isinstance(context.obj, ImportError) and context.invoked_subcommand not in WITHOUT_RPMA:
-        output.fail("", f"{context.obj}; 'rpma doctor' looks closer")
 
 
-@app.command()
+@app.command(cls=Command)
 def version() -> None:
     """Show which rpma and which librpma this is, and the RDMA devices found."""
     import rpma
@@ -59,13 +107,13 @@ def version() -> None:
     output.show(table)
 
 
-@app.command()
+@app.command(cls=Command)
 def info(
     place: Annotated[
         Optional[str],  # noqa: UP045 -- typer reads it at run time, on Python 3.10 too
         typer.Argument(metavar="[TARGET/POOL]", help="A pool to describe instead."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     token_file: TokenFile = None,
 ) -> None:
     """Show the devices found, the fabric chosen and why, and the versions; or describe a pool."""
@@ -81,7 +129,7 @@ def info(
         output.show(facts.table(found))
 
 
-@app.command("soft-path")
+@app.command("soft-path", cls=Command)
 def soft_path() -> None:
     """Print the soft RNIC's folder: LD_LIBRARY_PATH=$(rpma soft-path) rping -s."""
     if not _fabric.has_soft():
@@ -93,7 +141,7 @@ def soft_path() -> None:
     print(_fabric.SOFT_FOLDER)
 
 
-@app.command("debug-path")
+@app.command("debug-path", cls=Command)
 def debug_path() -> None:
     """Print the folder of librpma's debug build: LD_LIBRARY_PATH=$(rpma debug-path) my_program."""
     folder = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "debug")
@@ -106,7 +154,7 @@ def debug_path() -> None:
     print(folder)
 
 
-@app.command()
+@app.command(cls=Command)
 def doctor(context: typer.Context) -> None:
     """Tell what stands in the way of a real RDMA device, and what to do about it.
 
@@ -132,7 +180,7 @@ def doctor(context: typer.Context) -> None:
     raise typer.Exit(checks.exit_code(findings))
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(
     file: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="What to put there.")
@@ -149,22 +197,20 @@ def demo(
     ] = 0,
 ) -> None:
     """Put FILE into a pool, kill its target, get FILE back from a new one and compare."""
-    import rpma
-    from rpma.cli import demo as demonstration
+    with failing("demo"):
+        from rpma.cli import demo as demonstration
 
-    output.note(demonstration.fabric_line())
-    try:
-        story = demonstration.run(file, address, port)
-    except (rpma.RpmaError, OSError) as error:
-        output.fail("demo", words_of(error))
+        output.note(demonstration.fabric_line())
+        with interrupts.undoing():
+            story = demonstration.run(file, address, port)
     output.show(demonstration.table(story))
     if not story.matches:
         raise typer.Exit(1)
 
 
-app.command()(trace)
+app.command(cls=Command)(trace)
 for _name, _command in {**serve.COMMANDS, **pools.COMMANDS, **bench.COMMANDS}.items():
-    app.command(_name, rich_help_panel="Pools")(_command)
+    app.command(_name, cls=Command, rich_help_panel="Pools")(_command)
 
 
 def this_machine() -> Machine:

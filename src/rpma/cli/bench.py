@@ -13,8 +13,8 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.text import Text
 
-from rpma.cli import output
-from rpma.cli.common import TokenFile, failing, size_of, target_at
+from rpma.cli import interrupts, output
+from rpma.cli.common import TokenFile, failing, flag, size_of, target_at
 
 DEFAULT_SIZES = "8,64,4KiB,64KiB,1MiB"
 
@@ -31,9 +31,7 @@ def bench(
         float,
         typer.Option(min=0.01, metavar="SECONDS", help="How long to measure each of them."),
     ] = 1.0,
-    volatile: Annotated[
-        bool, typer.Option("--volatile", help="In a pool in the target's DRAM.")
-    ] = False,
+    volatile: Annotated[bool, flag("volatile", "In a pool in the target's DRAM.")] = False,
     as_json: Annotated[
         Optional[Path],  # noqa: UP045 -- typer reads it at run time, on Python 3.10 too
         typer.Option(
@@ -61,15 +59,16 @@ def bench(
         wanted = sizes_of(sizes)
         if png is not None:
             report.check_matplotlib()
-        _terminate_as_interrupt()
-        result = measure.measure(
-            address,
-            token_for(address, token_file),
-            wanted,
-            seconds,
-            volatile=volatile,
-            step=_teller(),
-        )
+        with interrupts.undoing():
+            _terminate_as_interrupt()
+            result = measure.measure(
+                address,
+                token_for(address, token_file),
+                wanted,
+                seconds,
+                volatile=volatile,
+                step=_teller(),
+            )
         to_stdout = str(as_json) == "-"
         if not to_stdout:
             output.show(*report.report(result), whole=True)

@@ -6,11 +6,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from rpma.cli import output
+from rpma.cli import interrupts, output
 
 if TYPE_CHECKING:
     from rpma.pool.protocol.address import TargetAddress
@@ -26,7 +26,14 @@ TokenFile = Annotated[
         help="The file with the target's token.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def flag(name: str, words: str) -> Any:
+    """An option that is on or off."""
+    return typer.Option(f"--{name}/--no-{name}", help=words, show_default=False)
+
+
+AsJson = Annotated[bool, flag("json", "Print JSON.")]
 Place = Annotated[str, typer.Argument(metavar="TARGET/POOL", help="host:7204/journal, say.")]
 
 
@@ -53,6 +60,9 @@ def failing(command: str) -> Iterator[None]:
         if error.name not in ("msgspec", "numpy", "matplotlib", "prometheus_client", "h11"):
             raise
         output.fail(command, str(error))
+    except KeyboardInterrupt:
+        interrupts.end()
+        output.fail(command, "interrupted", interrupts.CODE)
     except (RpmaError, OSError) as error:
         output.fail(command, words_of(error))
 

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,6 +23,7 @@ from pathlib import Path
 from rich.table import Table
 
 import rpma
+from rpma.cli import interrupts
 from rpma.cli.machine import Machine
 from rpma.pool import Client, Target
 from rpma.pool.target.header import DATA_OFFSET
@@ -125,9 +127,11 @@ def _serving(
     ours, theirs = context.Pipe()
     arguments = (directory, address, port, token, theirs)
     target = context.Process(target=_serve, args=arguments, daemon=True)
-    target.start()
-    theirs.close()
+    resource_tracker.ensure_running()  # which would let Ctrl-C through again
     try:
+        with interrupts.held_back():
+            target.start()
+        theirs.close()
         if not ours.poll(CONNECT_TIMEOUT):
             raise rpma.WaitTimeoutError(f"the target did not start within {CONNECT_TIMEOUT} s")
         try:
@@ -138,9 +142,11 @@ def _serving(
             raise rpma.RpmaError(f"the target failed: {said}")
         yield target, said
     finally:
+        theirs.close()
         ours.close()  # by which it ends
-        target.join(CONNECT_TIMEOUT)
-        target.kill()
+        if target.pid is not None:
+            target.join(CONNECT_TIMEOUT)
+            target.kill()
 
 
 def _serve(directory: str, address: str, port: int, token: bytes, pipe: Pipe) -> None:

@@ -27,6 +27,7 @@ from rich.measure import Measurement
 from rich.text import Text
 
 from rpma._streams import write_fully
+from rpma.cli import interrupts
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -123,6 +124,8 @@ def run(work: Callable[[], object]) -> NoReturn:
         work()
     except SystemExit as end:
         code = end.code
+    except KeyboardInterrupt:  # while a command was ending
+        code = interrupts.CODE
     if out is not None:
         sys.stdout.flush()
         if out.error is not None and out.error.errno != errno.EPIPE:
@@ -215,7 +218,13 @@ def note(text: str | Text) -> None:
     Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def fail(command: str, text: str) -> NoReturn:
-    """End a command that failed; the arguments are `complain`'s."""
+def fail(command: str, text: str, code: int = 1) -> NoReturn:
+    """End a command that failed; the other arguments are `complain`'s.
+
+    Args:
+        command: which one it is.
+        text: what to say.
+        code: the exit code.
+    """
     complain(command, text)
-    raise typer.Exit(1)
+    raise typer.Exit(code)

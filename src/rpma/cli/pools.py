@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from rpma.cli import output
+from rpma.cli import interrupts, output
 from rpma.cli.common import (
     AsJson,
     Place,
     TokenFile,
     failing,
+    flag,
     pool_at,
     size_of,
     target_at,
@@ -32,9 +33,7 @@ if TYPE_CHECKING:
     from rpma.pool.client.client import Client
     from rpma.pool.protocol.address import TargetAddress
 
-Volatile = Annotated[
-    bool, typer.Option("--volatile", help="In the target's DRAM: gone when the target ends.")
-]
+Volatile = Annotated[bool, flag("volatile", "In the target's DRAM: gone when the target ends.")]
 
 
 def create(
@@ -102,9 +101,8 @@ def put(
     place: Place,
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite",
-            help="Replace a pool of that name, in one step and when all of FILE is there.",
+        flag(
+            "overwrite", "Replace a pool of that name, in one step and when all of FILE is there."
         ),
     ] = False,
     volatile: Volatile = False,
@@ -126,6 +124,7 @@ def put(
     with failing("put"), contextlib.ExitStack() as stack:
         from rpma.cli import transfer
 
+        stack.enter_context(interrupts.undoing())
         address, name = pool_at(place)
         source, length = stack.enter_context(transfer.source_of(file))
         if length is None and size is None:
@@ -171,7 +170,7 @@ def put(
                 }
             )
         if problem:
-            output.fail("put", problem)
+            output.fail("put", problem, interrupts.CODE if state.interrupted else 1)
         if not as_json:
             output.say(
                 f"put {file} into {name}: {_shown(state.written)}, {_how(state.persistency)}, "
@@ -185,7 +184,7 @@ def get(
         Path, typer.Argument(metavar="FILE", help="Where to; - is the standard output.")
     ],
     partial: Annotated[
-        bool, typer.Option("--partial", help="Get what is there of a pool that is incomplete.")
+        bool, flag("partial", "Get what is there of a pool that is incomplete.")
     ] = False,
     token_file: TokenFile = None,
     as_json: AsJson = False,
@@ -199,9 +198,10 @@ def get(
         raise typer.BadParameter("the file itself goes to the standard output", param_hint="--json")
     if file.is_dir():
         raise typer.BadParameter(f"{file} is a directory", param_hint="FILE")
-    with failing("get"):
+    with failing("get"), contextlib.ExitStack() as stack:
         from rpma.cli import transfer
 
+        stack.enter_context(interrupts.undoing())
         address, name = pool_at(place)
         began = time.monotonic()
         with (
@@ -308,7 +308,8 @@ def _noting(state: Put) -> Iterator[list[str]]:
     except PoolExistsError as error:
         problems.append(f"{error}; --overwrite replaces it")
     except (RpmaError, OSError, KeyboardInterrupt) as error:
-        words = "interrupted" if isinstance(error, KeyboardInterrupt) else words_of(error)
+        state.interrupted = isinstance(error, KeyboardInterrupt)
+        words = "interrupted" if state.interrupted else words_of(error)
         problems.append(words + _left_by(state, error))
 
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
 
-from rpma.cli import output
-from rpma.cli.common import failing, size_of
+from rpma.cli import interrupts, output
+from rpma.cli.common import failing, flag, size_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -107,9 +107,9 @@ def serve(
     ] = None,
     direct_write_to_pmem: Annotated[
         bool,
-        typer.Option(
-            "--direct-write-to-pmem",
-            help="What the RNIC writes to persistent memory is durable at once (eADR, DDIO off).",
+        flag(
+            "direct-write-to-pmem",
+            "What the RNIC writes to persistent memory is durable at once (eADR, DDIO off).",
         ),
     ] = False,
     max_clients: Annotated[
@@ -130,10 +130,10 @@ def serve(
     ] = LogLevel.INFO,
     by_ssh: Annotated[
         bool,
-        typer.Option(
-            "--ssh",
-            help="As clients of ssh:// start it: the token comes on standard input, and it ends "
-            "with that.",
+        flag(
+            "ssh",
+            "As clients of ssh:// start it: the token comes on standard input, and it ends with "
+            "that.",
         ),
     ] = False,
 ) -> None:
@@ -169,6 +169,7 @@ def serve(
             from rpma.pool.target.by_ssh import serve as serve_by_ssh
 
             where = listen or _any_address()
+            stack.enter_context(interrupts.undoing())
             raise typer.Exit(serve_by_ssh(lambda token: make(listen=where, token=token)))
         found = tokens.read(token_file) if token_file is not None else None
         try:
@@ -210,7 +211,8 @@ def token(
         if file is None:
             output.say(made)
         else:
-            tokens.write(made, file)
+            with interrupts.undoing():
+                tokens.write(made, file)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"serve": serve, "token": token}

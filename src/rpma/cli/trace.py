@@ -7,12 +7,13 @@ import os
 import sys
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import Annotated, BinaryIO, NoReturn, Optional
+from typing import Annotated, BinaryIO, Optional
 
 import typer
 
-from rpma.cli import output
+from rpma.cli import interrupts, output
 from rpma.cli import trace_log as log
+from rpma.cli.common import AsJson, words_of
 from rpma.cli.trace_report import Readers, facts, report
 from rpma.cli.trace_summary import Summary
 
@@ -34,7 +35,7 @@ def trace(
             help="Also write a trace for https://ui.perfetto.dev or chrome://tracing.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     pid: Annotated[
         Optional[list[int]],  # noqa: UP045
         typer.Option(metavar="N", help="Only this process; may be given more than once."),
@@ -52,11 +53,14 @@ def trace(
     if chrome is not None and any(_is_same(chrome, file) for file in files):
         raise typer.BadParameter(f"{chrome} is one of the logs", param_hint="--chrome")
     try:
-        summary, readers = _read(files, chrome, frozenset(pid or ()))
+        with interrupts.undoing():
+            summary, readers = _read(files, chrome, frozenset(pid or ()))
+    except KeyboardInterrupt:
+        output.fail("trace", "interrupted", interrupts.CODE)
     except OSError as error:
-        _fail(str(error))
+        output.fail("trace", words_of(error))
     if not summary.records:
-        _fail(f"no record is of process {' or '.join(map(str, pid or ()))}")
+        output.fail("trace", f"no record is of process {' or '.join(map(str, pid or ()))}")
     if as_json:
         output.print_json(facts(summary, readers))
     else:
@@ -87,7 +91,7 @@ def _read(
                             exporter.add(record)
             if not reader.records:
                 what = "is not the log of librpma's debug build" if reader.lines else "is empty"
-                _fail(f"{name} {what}")
+                output.fail("trace", f"{name} {what}")
         summary.finish()
         if exporter is not None:
             for _, enter in summary.unfinished:
@@ -106,8 +110,3 @@ def _is_same(chrome: Path, file: Path) -> bool:
         return chrome.is_file() and os.path.samestat(chrome.stat(), read)
     except OSError:
         return False
-
-
-def _fail(text: str) -> NoReturn:
-    """End the command with a message."""
-    output.fail("trace", text)

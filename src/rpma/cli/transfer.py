@@ -49,6 +49,7 @@ class Put:
         persistency: how they become so, or "" as long as there is no pool.
         ending: whether the target was asked to note that the pool is whole.
         ended: whether it has done so.
+        interrupted: whether it was ended by Ctrl-C.
     """
 
     size: int | None
@@ -58,6 +59,7 @@ class Put:
     persistency: str = ""
     ending: bool = False
     ended: bool = False
+    interrupted: bool = False
 
     @property
     def durable(self) -> int:
