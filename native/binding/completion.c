@@ -107,6 +107,10 @@ cq_get_wc(struct rpmapy_cq *cq, int max_entries, struct rpmapy_wc *out, int *got
 			if (is_the_programs(cq, &batch[i]))
 				translate(&batch[i], &out[count++]);
 		}
+		if (polled < wanted) { /* else to look once more would take system calls */
+			ret = RPMA_E_NO_COMPLETION;
+			break;
+		}
 	}
 	pthread_mutex_unlock(&cq->lock);
 	*got = count;
@@ -193,6 +197,27 @@ rpmapy_cq_get_wc(struct rpmapy_cq *cq, int max_entries, struct rpmapy_wc *wc)
 		return ret;
 	call_begin();
 	ret = cq_get_wc(cq, max_entries, wc, &got);
+	handle_leave(cq->owner);
+	return ret ? ret : got;
+}
+
+/*
+ * For event loops: take the completion event, if there is one, and ask for the next; then as
+ * rpmapy_cq_get_wc(). Not where the completion channel is shared.
+ */
+int
+rpmapy_cq_take(struct rpmapy_cq *cq, int max_entries, struct rpmapy_wc *wc)
+{
+	int got = 0;
+	if (cq->conn && cq->conn->channel_fd >= 0)
+		return RPMA_E_SHARED_CHANNEL;
+	int ret = handle_enter(cq->owner);
+	if (ret)
+		return ret;
+	call_begin();
+	ret = rpma_cq_wait(cq->cq); /* its descriptor does not block */
+	if (!ret || ret == RPMA_E_NO_COMPLETION)
+		ret = cq_get_wc(cq, max_entries, wc, &got);
 	handle_leave(cq->owner);
 	return ret ? ret : got;
 }

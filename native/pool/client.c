@@ -34,13 +34,13 @@ rpmapy_read_next(struct rpmapy_conn *conn, struct rpmapy_local *dst, size_t dst_
 	return rpmapy_cq_next_wc(&conn->cq, RPMAPY_FOREVER, wc);
 }
 
-/* Does not wait. The last write leaves a completion, for all of them. */
-int
-rpmapy_write_many(struct rpmapy_conn *conn, struct rpmapy_remote *dst, struct rpmapy_local *src,
-		  const struct rpmapy_segment *segments, size_t count, uint64_t wr_id, int *posted)
+static int
+write_many(struct rpmapy_conn *conn, struct rpmapy_remote *dst, struct rpmapy_local *src,
+	   const struct rpmapy_segment *segments, size_t count, int last_flags, uint64_t wr_id,
+	   int *posted)
 {
 	for (size_t i = 0; i < count; i++) {
-		int flags = i + 1 < count ? RPMA_F_COMPLETION_ON_ERROR : RPMA_F_COMPLETION_ALWAYS;
+		int flags = i + 1 < count ? RPMA_F_COMPLETION_ON_ERROR : last_flags;
 		int ret =
 			rpmapy_write(conn, dst, segments[i].dst_offset, src, segments[i].src_offset,
 				     segments[i].length, flags, wr_id + i);
@@ -49,6 +49,34 @@ rpmapy_write_many(struct rpmapy_conn *conn, struct rpmapy_remote *dst, struct rp
 		*posted = (int)i + 1;
 	}
 	return 0;
+}
+
+/* Does not wait. The last write leaves a completion, for all of them. */
+int
+rpmapy_write_many(struct rpmapy_conn *conn, struct rpmapy_remote *dst, struct rpmapy_local *src,
+		  const struct rpmapy_segment *segments, size_t count, uint64_t wr_id, int *posted)
+{
+	return write_many(conn, dst, src, segments, count, RPMA_F_COMPLETION_ALWAYS, wr_id, posted);
+}
+
+/*
+ * Does not wait. A message follows the writes, which leave no completion; it has the wr_id after
+ * the last one's, and with `flags` a completion, for all of them.
+ */
+int
+rpmapy_write_many_send(struct rpmapy_conn *conn, struct rpmapy_remote *dst,
+		       struct rpmapy_local *src, const struct rpmapy_segment *segments,
+		       size_t count, struct rpmapy_local *messages, size_t at, size_t size,
+		       int flags, uint64_t wr_id, int *posted)
+{
+	int ret = write_many(conn, dst, src, segments, count, RPMA_F_COMPLETION_ON_ERROR, wr_id,
+			     posted);
+	if (ret)
+		return ret;
+	ret = rpmapy_send(conn, messages, at, size, flags, wr_id + count);
+	if (!ret)
+		*posted = (int)count + 1;
+	return ret;
 }
 
 /*

@@ -9,9 +9,13 @@
  *     request  u64 id, u64 offset, u64 length, u32 pool, u32 0 [, u64 expected, u64 desired]
  *     answer   u64 id, u32 status, u32 0 [, u64 found]
  *
+ * and a flush request for n = 2 to 16 ranges of a pool, with one answer for all of them, 16 + 12 n:
+ *
+ *     request  u64 id, u32 pool, u32 n, n times: u64 offset, u32 length
+ *
  * Whatever completes a receive is answered, in order. The id of a message that is no request (its
  * length is another, or it came as a write's immediate data) is taken to be 0. A message of more
- * than 48 bytes fails its receive, and with it the connection.
+ * than 208 bytes fails its receive, and with it the connection.
  */
 #include "../common/faults.h"
 #include "pool.h"
@@ -25,6 +29,8 @@
 
 #define BATCH 16
 #define BUCKETS 64
+/* In a batch: what has come beyond that waits for the next one. */
+#define PIECES 128
 #define STACK_SIZE (128 * 1024L)
 /* In the wr_id of an answer: the others are those of receives, the numbers of their buffers. */
 #define IS_ANSWER ((uint64_t)1 << 62)
@@ -42,12 +48,18 @@ struct pool {
 };
 
 struct request {
-	uint64_t id, offset, length;
+	uint64_t id;
 	uint64_t found; /* by a compare-and-swap */
 	uint32_t receive;
 	uint32_t status;
 	bool is_swap;
 	struct pool *pool; /* NULL: there is nothing to flush */
+};
+
+/* One of the ranges that are to be flushed. */
+struct piece {
+	struct range range;
+	struct pool *pool;
 };
 
 /* A receive that has completed, whose buffer has not been looked at. */
@@ -82,9 +94,9 @@ struct rpmapy_answering {
 	/* The thread's own. */
 	struct arrival *arrivals; /* room for depth: a receive is posted again after it was taken */
 	struct request *requests; /* of the batch: room for depth */
-	uint32_t *order;          /* the requests with something to flush, sorted */
-	struct range *ranges;     /* of them: room for depth */
-	uint32_t arrived;
+	struct piece *pieces;     /* what they want flushed: room for PIECES */
+	struct range *ranges;     /* of them, as they are flushed: room for as many */
+	uint32_t arrived, piece_count;
 	uint64_t sent, retired; /* answers: posted, and those of them whose buffers are free */
 	bool is_broken;         /* a request to the RNIC failed: the connection is over */
 };
@@ -195,12 +207,13 @@ count(_Atomic uint64_t *counter, uint64_t more)
  * and for the RNIC's atomic writes, as both go through this machine's caches.
  */
 static uint32_t
-swap(struct request *request, struct rpmapy_durable *durable, const char *message)
+swap(struct request *request, const struct range *word, struct rpmapy_durable *durable,
+     const char *message)
 {
 	uint64_t words[2];
-	char *place = durable->memory + request->offset;
-	if (request->length != sizeof(uint64_t) || (uintptr_t)place % sizeof(uint64_t) ||
-	    request->offset % sizeof(uint64_t))
+	char *place = durable->memory + word->offset;
+	if (word->length != sizeof(uint64_t) || (uintptr_t)place % sizeof(uint64_t) ||
+	    word->offset % sizeof(uint64_t))
 		return RPMAPY_FLUSH_BAD_REQUEST;
 	memcpy(words, message + RPMAPY_FLUSH_REQUEST_SIZE, sizeof(words));
 	uint64_t found = words[0]; /* as it is in memory: little endian, like the words */
@@ -210,130 +223,180 @@ swap(struct request *request, struct rpmapy_durable *durable, const char *messag
 	return rpmapy_durable_failed(durable) ? RPMAPY_FLUSH_STORAGE_FAILED : RPMAPY_FLUSH_OK;
 }
 
-/* Under the lock of the pools: the status, as far as it is known without flushing. */
+/* How many ranges a message of this length has, if it is a request; else 0. */
 static uint32_t
-check(struct rpmapy_answering *answering, struct request *request, const char *message)
+ranges_of(uint32_t length)
+{
+	if (length == RPMAPY_FLUSH_REQUEST_SIZE || length == RPMAPY_SWAP_REQUEST_SIZE)
+		return 1;
+	if (length < RPMAPY_LIST_HEAD_SIZE + 2 * RPMAPY_LIST_RANGE_SIZE ||
+	    length > RPMAPY_LIST_HEAD_SIZE + RPMAPY_LIST_MOST * RPMAPY_LIST_RANGE_SIZE ||
+	    (length - RPMAPY_LIST_HEAD_SIZE) % RPMAPY_LIST_RANGE_SIZE)
+		return 0;
+	return (length - RPMAPY_LIST_HEAD_SIZE) / RPMAPY_LIST_RANGE_SIZE;
+}
+
+static void
+read_one(struct request *request, const char *message, struct range *range, uint32_t words[2])
 {
 	uint64_t numbers[3];
-	uint32_t words[2];
 	memcpy(numbers, message, sizeof(numbers));
-	memcpy(words, message + sizeof(numbers), sizeof(words));
+	memcpy(words, message + sizeof(numbers), 2 * sizeof(*words));
 	request->id = le64toh(numbers[0]);
-	request->offset = le64toh(numbers[1]);
-	request->length = le64toh(numbers[2]);
+	*range = (struct range){le64toh(numbers[1]), le64toh(numbers[2])};
+}
+
+static void
+read_list(struct request *request, const char *message, struct range *ranges, uint32_t count,
+	  uint32_t words[2])
+{
+	uint64_t number;
+	uint32_t length;
+	memcpy(&number, message, sizeof(number));
+	memcpy(words, message + sizeof(number), 2 * sizeof(*words));
+	request->id = le64toh(number);
+	message += RPMAPY_LIST_HEAD_SIZE;
+	for (uint32_t i = 0; i < count; i++, message += RPMAPY_LIST_RANGE_SIZE) {
+		memcpy(&number, message, sizeof(number));
+		memcpy(&length, message + sizeof(number), sizeof(length));
+		ranges[i] = (struct range){le64toh(number), le32toh(length)};
+	}
+}
+
+/*
+ * Under the lock of the pools: the status, as far as it is known without flushing. The message is
+ * read once: a client that is up to no good can write into it meanwhile.
+ */
+static uint32_t
+check(struct rpmapy_answering *answering, struct request *request, const char *message,
+      uint32_t length)
+{
+	struct range ranges[RPMAPY_LIST_MOST];
+	uint32_t words[2], count = ranges_of(length);
+	bool is_list = count > 1;
+	if (is_list)
+		read_list(request, message, ranges, count, words);
+	else
+		read_one(request, message, ranges, words);
 	struct pool *pool = *find(answering, le32toh(words[0]));
-	if (words[1] || !pool || pool->leaving || !pool->may_write)
+	if (le32toh(words[1]) != (is_list ? count : 0) || !pool || pool->leaving ||
+	    !pool->may_write)
 		return RPMAPY_FLUSH_BAD_REQUEST;
 	uint64_t size = pool->durable->size;
-	if (request->offset > size || request->length > size - request->offset)
-		return RPMAPY_FLUSH_BAD_REQUEST;
+	for (uint32_t i = 0; i < count; i++) {
+		if (ranges[i].offset > size || ranges[i].length > size - ranges[i].offset)
+			return RPMAPY_FLUSH_BAD_REQUEST;
+	}
 	if (request->is_swap)
-		return swap(request, pool->durable, message);
+		return swap(request, ranges, pool->durable, message);
 	if (pool->durable->method == RPMAPY_DURABLE_NONE)
 		return RPMAPY_FLUSH_NOT_DURABLE;
 	pool->in_use = true;
 	pool->has_failed = false;
 	request->pool = pool;
+	for (uint32_t i = 0; i < count; i++)
+		answering->pieces[answering->piece_count++] = (struct piece){ranges[i], pool};
 	return RPMAPY_FLUSH_OK;
 }
 
-/* The requests that have arrived become the batch, and their number is returned. */
+/*
+ * The requests that have arrived become the batch, as far as there is room for what they want
+ * flushed, and their number is returned.
+ */
 static uint32_t
 take_requests(struct rpmapy_answering *answering)
 {
-	uint32_t taken = answering->arrived;
+	uint32_t taken = 0;
+	answering->piece_count = 0;
 	pthread_mutex_lock(&answering->lock);
-	for (uint32_t i = 0; i < taken; i++) {
-		const struct arrival *arrival = &answering->arrivals[i];
-		struct request *request = &answering->requests[i];
+	for (; taken < answering->arrived; taken++) {
+		const struct arrival *arrival = &answering->arrivals[taken];
+		struct request *request = &answering->requests[taken];
+		if (ranges_of(arrival->length) > PIECES - answering->piece_count)
+			break;
 		*request = (struct request){.receive = arrival->receive,
 					    .status = RPMAPY_FLUSH_BAD_REQUEST,
 					    .is_swap = arrival->length == RPMAPY_SWAP_REQUEST_SIZE};
 		if (arrival->length)
 			request->status = check(answering, request,
 						answering->base + (size_t)arrival->receive *
-									  RPMAPY_REQUEST_ROOM);
+									  RPMAPY_REQUEST_ROOM,
+						arrival->length);
 	}
 	pthread_mutex_unlock(&answering->lock);
-	answering->arrived = 0;
+	answering->arrived -= taken;
+	memmove(answering->arrivals, answering->arrivals + taken,
+		answering->arrived * sizeof(*answering->arrivals));
 	count(&answering->counts.requests, taken);
 	return taken;
 }
 
 static bool
-is_before(const struct request *one, const struct request *other)
+is_before(const struct piece *one, const struct piece *other)
 {
 	if (one->pool != other->pool)
 		return (uintptr_t)one->pool < (uintptr_t)other->pool;
-	return one->offset < other->offset;
+	return one->range.offset < other->range.offset;
 }
 
-/* By insertion: requests tend to come in order, and they are few. How many there are to flush. */
-static uint32_t
-sort(struct rpmapy_answering *answering, uint32_t taken)
+/* By insertion: they tend to come in order, and they are few. */
+static void
+sort(struct rpmapy_answering *answering)
 {
-	const struct request *requests = answering->requests;
-	uint32_t *order = answering->order, sorted = 0;
-	for (uint32_t i = 0; i < taken; i++) {
-		if (!requests[i].pool)
-			continue;
-		uint32_t at = sorted++;
-		for (; at > 0 && is_before(&requests[i], &requests[order[at - 1]]); at--)
-			order[at] = order[at - 1];
-		order[at] = i;
+	struct piece *pieces = answering->pieces;
+	for (uint32_t i = 1; i < answering->piece_count; i++) {
+		struct piece piece = pieces[i];
+		uint32_t at = i;
+		for (; at > 0 && is_before(&piece, &pieces[at - 1]); at--)
+			pieces[at] = pieces[at - 1];
+		pieces[at] = piece;
 	}
-	return sorted;
 }
 
 /*
- * The next range, of those from *at on that belong to its pool and overlap or touch. By pages:
- * where their pages do. False: there is none left in the pool.
+ * The next range, of the pieces from *at on, which are of one pool: what overlaps or touches is
+ * one. By pages: where its pages do. False: there is none left.
  */
 static bool
-next_range(const struct rpmapy_answering *answering, uint32_t *at, uint32_t end, bool by_pages,
-	   uint64_t *begin, uint64_t *length)
+next_range(const struct piece *pieces, uint32_t *at, uint32_t end, bool by_pages,
+	   struct range *range)
 {
 	if (*at == end)
 		return false;
-	const struct request *request = &answering->requests[answering->order[*at]];
-	const struct rpmapy_durable *durable = request->pool->durable;
-	*begin = request->offset;
-	uint64_t last = *begin;
+	const struct rpmapy_durable *durable = pieces[*at].pool->durable;
+	uint64_t begin = pieces[*at].range.offset, last = begin;
 	for (; *at < end; (*at)++) {
-		request = &answering->requests[answering->order[*at]];
+		const struct range *next = &pieces[*at].range;
 		uint64_t reach = by_pages ? durable_page_up(durable, last) : last;
-		uint64_t from =
-			by_pages ? durable_page_down(durable, request->offset) : request->offset;
+		uint64_t from = by_pages ? durable_page_down(durable, next->offset) : next->offset;
 		if (from > reach)
 			break;
-		if (request->offset + request->length > last)
-			last = request->offset + request->length;
+		if (next->offset + next->length > last)
+			last = next->offset + next->length;
 	}
-	*length = last - *begin;
+	*range = (struct range){begin, last - begin};
 	return true;
 }
 
-/* What of a batch is of one pool: requests order[at .. end - 1], and from them ranges[at ...]. */
+/* What of a batch is of one pool: pieces[at .. end - 1], and from them ranges[at ...]. */
 struct part {
 	uint32_t at, end, count;
 	struct pool *pool;
 };
 
 static bool
-next_part(struct rpmapy_answering *answering, uint32_t sorted, struct part *part)
+next_part(struct rpmapy_answering *answering, struct part *part)
 {
-	const struct request *requests = answering->requests;
-	const uint32_t *order = answering->order;
+	const struct piece *pieces = answering->pieces;
 	*part = (struct part){.at = part->end, .end = part->end};
-	if (part->at == sorted)
+	if (part->at == answering->piece_count)
 		return false;
-	part->pool = requests[order[part->at]].pool;
-	while (part->end < sorted && requests[order[part->end]].pool == part->pool)
+	part->pool = pieces[part->at].pool;
+	while (part->end < answering->piece_count && pieces[part->end].pool == part->pool)
 		part->end++;
 	bool by_pages = part->pool->durable->method == RPMAPY_DURABLE_MSYNC;
 	struct range range;
-	for (uint32_t i = part->at;
-	     next_range(answering, &i, part->end, by_pages, &range.offset, &range.length);) {
+	for (uint32_t i = part->at; next_range(pieces, &i, part->end, by_pages, &range);) {
 		if (range.length)
 			answering->ranges[part->at + part->count++] = range;
 	}
@@ -344,11 +407,11 @@ next_part(struct rpmapy_answering *answering, uint32_t sorted, struct part *part
 static void
 copy_part(struct rpmapy_answering *answering, const struct part *part)
 {
-	uint64_t begin, length;
+	struct range range;
 	int ret = 0;
 	for (uint32_t i = part->at;
-	     !ret && next_range(answering, &i, part->end, false, &begin, &length);)
-		ret = durable_copy(part->pool->durable, begin, length);
+	     !ret && next_range(answering->pieces, &i, part->end, false, &range);)
+		ret = durable_copy(part->pool->durable, range.offset, range.length);
 }
 
 static void
@@ -368,15 +431,15 @@ static void
 flush(struct rpmapy_answering *answering, uint32_t taken)
 {
 	struct request *requests = answering->requests;
-	uint32_t sorted = sort(answering, taken);
-	if (!sorted)
+	if (!answering->piece_count)
 		return;
-	for (struct part part = {0}; next_part(answering, sorted, &part);) {
+	sort(answering);
+	for (struct part part = {0}; next_part(answering, &part);) {
 		copy_part(answering, &part);
-		if (part.end - part.at < sorted)
+		if (part.end - part.at < answering->piece_count)
 			rounds_begin(part.pool->durable, answering->ranges + part.at, part.count);
 	}
-	for (struct part part = {0}; next_part(answering, sorted, &part);)
+	for (struct part part = {0}; next_part(answering, &part);)
 		persist_part(answering, &part);
 	pthread_mutex_lock(&answering->lock);
 	for (uint32_t i = 0; i < taken; i++) {
@@ -400,9 +463,7 @@ complete(struct rpmapy_answering *answering, const struct rpmapy_wc *wc)
 	} else if (wc->wr_id & IS_ANSWER) {
 		answering->retired = (wc->wr_id & ~IS_ANSWER) + 1;
 	} else if (wc->wr_id < answering->depth && answering->arrived < answering->depth) {
-		bool is_request =
-			wc->opcode == IBV_WC_RECV && (wc->byte_len == RPMAPY_FLUSH_REQUEST_SIZE ||
-						      wc->byte_len == RPMAPY_SWAP_REQUEST_SIZE);
+		bool is_request = wc->opcode == IBV_WC_RECV && ranges_of(wc->byte_len);
 		answering->arrivals[answering->arrived++] = (struct arrival){
 			.receive = (uint32_t)wc->wr_id, .length = is_request ? wc->byte_len : 0};
 	}
@@ -442,10 +503,15 @@ rest(struct rpmapy_answering *answering)
 			sleep = left;
 	}
 	struct timespec slice = {.tv_nsec = sleep};
-	(void)ppoll(fds, 3, &slice, NULL);
-	/* The events themselves, where there are any, are read as in every other wait. */
-	int ret = conn_wait_completion_event(conn, &conn->cq, now_ns(), NULL);
-	return ret == RPMAPY_E_TIMEOUT || ret == RPMAPY_AGAIN ? 0 : ret;
+	if (ppoll(fds, 3, &slice, NULL) <= 0)
+		return 0;
+	int ret = 0;
+	if (fds[2].revents) /* it is read as in every other wait, and so is one of a completion */
+		ret = conn_wait_completion_event(conn, &conn->cq, now_ns(), NULL);
+	else if (fds[0].revents)
+		ret = rpma_cq_wait(conn->cq.cq);
+	return ret == RPMAPY_E_TIMEOUT || ret == RPMAPY_AGAIN || ret == RPMA_E_NO_COMPLETION ? 0
+											     : ret;
 }
 
 /* Wait for completions, and take them; or for the end, when there may be none. */
@@ -564,9 +630,8 @@ static int
 serve(struct rpmapy_answering *answering)
 {
 	bool any;
-	int ret = collect(answering, &any);
-	if (!ret && !answering->arrived) /* while answers were sent */
-		ret = wait_for_some(answering);
+	/* Some may have come while answers were sent. */
+	int ret = answering->arrived ? collect(answering, &any) : wait_for_some(answering);
 	uint32_t taken = take_requests(answering);
 	flush(answering, taken);
 	for (uint32_t i = 0; i < taken && !ret && !answering->is_broken; i++)
@@ -696,7 +761,7 @@ answering_finish(struct handle *handle)
 		close(answering->ended_fd);
 	free(answering->arrivals);
 	free(answering->requests);
-	free(answering->order);
+	free(answering->pieces);
 	free(answering->ranges);
 	/* Never in a forked child, where it would wait for threads that are not there. */
 	if (handle->generation == handle_generation())
@@ -729,9 +794,10 @@ answering_setup(struct rpmapy_answering *answering)
 	uintptr_t base = 0;
 	answering->arrivals = calloc(depth, sizeof(*answering->arrivals));
 	answering->requests = calloc(depth, sizeof(*answering->requests));
-	answering->order = calloc(depth, sizeof(*answering->order));
-	answering->ranges = calloc(depth, sizeof(*answering->ranges));
-	if (!answering->arrivals || !answering->requests || !answering->order || !answering->ranges)
+	answering->pieces = calloc(PIECES, sizeof(*answering->pieces));
+	answering->ranges = calloc(PIECES, sizeof(*answering->ranges));
+	if (!answering->arrivals || !answering->requests || !answering->pieces ||
+	    !answering->ranges)
 		return RPMA_E_NOMEM;
 	answering->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	answering->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -747,7 +813,7 @@ answering_setup(struct rpmapy_answering *answering)
  * parent, since a region that the garbage collector meets first must close at once.
  *
  * The connection has one completion queue, which is the answering's alone from the start on, and
- * its receives i = 0 .. depth - 1 are posted: 48 bytes at i * 48 of the messages, of wr_id i.
+ * its receives i = 0 .. depth - 1 are posted: 208 bytes at i * 208 of the messages, of wr_id i.
  */
 int
 rpmapy_answering_new(struct rpmapy_conn *conn, struct rpmapy_local *messages, uint32_t depth,

@@ -306,6 +306,10 @@ class Pool(OpenedPool, _Closing):
     ) -> None:
         """Write; done when the data is durable."""
         if timeout is None and progress is None:
+            persisted = self._outbox.write_persist(offset, data)
+            if persisted is not None:
+                await persisted
+                return
             waiter = self._logic.post_small(offset, data, persists=True)
             if waiter is not None:
                 await self._wait(waiter)

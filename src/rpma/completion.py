@@ -67,6 +67,11 @@ def room_for_one() -> Any:
     return ffi.new(_ONE)
 
 
+def room_for(count: int) -> Any:
+    """Room for so many."""
+    return ffi.new(_MANY, count)
+
+
 def fields_of(raw: Any) -> Fields:
     """The members of a struct rpmapy_wc, for those who make no WorkCompletion of each."""
     return _LAYOUT.unpack(ffi.buffer(raw))
@@ -176,6 +181,19 @@ class CompletionQueue:
         if got > 0:
             return list(_LAYOUT.iter_unpack(ffi.buffer(raw, got * _LAYOUT.size)))
         if got == _NO_COMPLETION:
+            return []
+        raise self._error(got, "get work completions")
+
+    def take_fields(self, room: Any) -> list[Fields]:
+        """For event loops, in one crossing: `wait`, if there is an event, and `get_fields`.
+
+        Args:
+            room: made by `room_for`, for as many at most.
+        """
+        got = lib.rpmapy_cq_take(self._h, len(room), room)
+        if got > 0:
+            return list(_LAYOUT.iter_unpack(ffi.buffer(room, got * _LAYOUT.size)))
+        if got in (0, _NO_COMPLETION):
             return []
         raise self._error(got, "get work completions")
 

@@ -14,9 +14,10 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,6 +45,8 @@ from rpma.pool.protocol.persistency import Persistency
 from rpma.pool.protocol.wire import (
     ANSWER,
     ANSWER_ROOM,
+    LIST_MOST,
+    LISTS,
     REQUEST,
     REQUEST_ROOM,
     SWAP_ANSWER,
@@ -56,6 +59,7 @@ pytestmark = pytest.mark.fabric
 
 PAGE = mmap.PAGESIZE
 SIZE = 16 * PAGE
+MESSAGE = REQUEST_ROOM + 8  # a client's, and one that is too long
 OK, BAD, FAILED, NOT_DURABLE = FlushStatus
 HERE = Path(__file__).resolve().parent
 
@@ -65,8 +69,8 @@ class Client:
 
     def __init__(self, stack: ExitStack, peer: rpma.Peer, outstanding: int) -> None:
         self._outstanding = outstanding
-        self._buffer = bytearray(outstanding * (64 + ANSWER_ROOM) + SIZE)
-        self._data = outstanding * (64 + ANSWER_ROOM)
+        self._buffer = bytearray(outstanding * (MESSAGE + ANSWER_ROOM) + SIZE)
+        self._data = outstanding * (MESSAGE + ANSWER_ROOM)
         self._region = stack.enter_context(peer.register(self._buffer, EVERYTHING))
         self._sent = 0
         self._under_way = 0
@@ -78,7 +82,7 @@ class Client:
     def post(self, recv: Callable[..., None], slot: int) -> None:
         recv(
             self._region,
-            self._outstanding * 64 + slot * ANSWER_ROOM,
+            self._outstanding * MESSAGE + slot * ANSWER_ROOM,
             ANSWER_ROOM,
             wr_id=1000 + slot,
         )
@@ -101,7 +105,7 @@ class Client:
 
     def send(self, message: bytes) -> None:
         self._own(self._outstanding - 1)
-        at = self._sent % self._outstanding * 64
+        at = self._sent % self._outstanding * MESSAGE
         self._sent += 1
         self._buffer[at : at + len(message)] = message
         flags = CompletionFlags.ALWAYS
@@ -110,6 +114,13 @@ class Client:
 
     def ask(self, number: int, offset: int, length: int, pool: int = 1, reserved: int = 0) -> None:
         self.send(REQUEST.pack(number, offset, length, pool, reserved))
+
+    def ask_all(
+        self, number: int, ranges: Sequence[tuple[int, int]], pool: int = 1, count: int = -1
+    ) -> None:
+        """A request for several ranges; `count` is what it says of how many there are."""
+        said = len(ranges) if count < 0 else count
+        self.send(LISTS[len(ranges)].pack(number, pool, said, *chain(*ranges)))
 
     def answers(self, count: int) -> list[tuple[int, FlushStatus]]:
         """The next answers: the request's id, the status."""
@@ -120,7 +131,7 @@ class Client:
             wc = self._early.pop(0)
             assert wc.byte_len in (ANSWER.size, SWAP_ANSWER.size)
             slot = wc.wr_id - 1000
-            at = self._outstanding * 64 + slot * ANSWER_ROOM
+            at = self._outstanding * MESSAGE + slot * ANSWER_ROOM
             number, status, reserved, found = SWAP_ANSWER.unpack_from(self._buffer, at)
             self.found = found if wc.byte_len == SWAP_ANSWER.size else 0
             assert reserved == 0
@@ -396,6 +407,59 @@ def test_pools_are_flushed_apart(
         target.answering.clear_pool(65)
 
 
+@pytest.mark.parametrize(
+    ("ranges", "flushed", "size"),
+    [
+        ([(0, 8), (2 * PAGE, 8)], 2, 16),
+        ([(5 * PAGE + 3, 7), (0, 8), (8, 8)], 2, 23),
+        ([(0, 0), (PAGE, 0)], 0, 0),
+        ([(0, SIZE), (SIZE, 0)], 1, SIZE),
+        ([(page * PAGE, 8) for page in range(0, 16, 2)], 8, 64),
+        ([(page * PAGE, PAGE) for page in reversed(range(LIST_MOST))], 1, LIST_MOST * PAGE),
+    ],
+)
+def test_a_request_for_several_ranges_has_one_answer(
+    pair: tuple[Target, Client],
+    pool: Pool,
+    ranges: list[tuple[int, int]],
+    flushed: int,
+    size: int,
+) -> None:
+    target, client = pair
+    client.write(pool.remote, 0, pattern(SIZE))
+    client.ask_all(5 << 60, ranges)
+    assert client.answers(1) == [(5 << 60, OK)]
+    assert target.answering.counts == Counts(1, flushed, size, 0, 0)
+    expected = bytearray(SIZE)
+    for offset, length in ranges:
+        expected[offset : offset + length] = pattern(SIZE)[offset : offset + length]
+    assert pool.stored() == expected
+
+
+def test_more_ranges_than_are_flushed_at_once(peer: rpma.Peer, fabric: Fabric, pool: Pool) -> None:
+    with connected(peer, fabric, depth=24, start=False) as (target, client):
+        target.answering.set_pool(1, pool.durable)
+        client.write(pool.remote, 0, pattern(SIZE))
+        for number in range(20):
+            client.ask_all(number, [(page * PAGE + 64 * number, 64) for page in range(16)])
+            if number % 5 == 4:
+                client.ask(100 + number, 0, 0, pool=3)
+        client.settle(pool.remote)
+        target.answering.start()
+        got = client.answers(24)
+        expected: list[tuple[int, FlushStatus]] = []
+        for number in range(20):
+            expected.append((number, OK))
+            if number % 5 == 4:
+                expected.append((100 + number, BAD))
+        assert got == expected
+        stored, whole = pool.stored(), pattern(SIZE)
+        for page in range(16):
+            part = slice(page * PAGE, page * PAGE + 20 * 64)
+            assert stored[part] == whole[part]
+        assert target.answering.counts.requests == 24
+
+
 # ---- bad requests ------------------------------------------------------------------------------
 
 
@@ -430,7 +494,45 @@ def test_a_bad_request(
     assert client.flush(0, SIZE) is OK
 
 
-@pytest.mark.parametrize("length", [0, 1, 8, 16, 31])
+@pytest.mark.parametrize("bad", range(3))
+@pytest.mark.parametrize(
+    "range_", [(SIZE + 1, 0), (SIZE, 1), (1, SIZE), (2**64 - 1, 2), (8, 2**32 - 1)]
+)
+def test_one_range_that_is_outside_makes_a_request_bad(
+    pair: tuple[Target, Client], pool: Pool, range_: tuple[int, int], bad: int
+) -> None:
+    target, client = pair
+    pool.shadow[:] = pattern(SIZE)
+    ranges = [(0, 8), (PAGE, 8), (2 * PAGE, 8)]
+    ranges[bad] = range_
+    client.ask_all(7, ranges)
+    assert client.answers(1) == [(7, BAD)]
+    assert target.answering.counts == Counts(1, 0, 0, 0, 1)
+    assert pool.stored() == bytes(SIZE)
+
+
+@pytest.mark.parametrize(("count", "of"), [(0, 1), (1, 1), (3, 1), (2**32 - 1, 1), (2, 0), (2, 2)])
+def test_a_request_for_several_ranges_says_how_many_and_of_what(
+    pair: tuple[Target, Client], count: int, of: int
+) -> None:
+    _, client = pair
+    client.ask_all(7, [(0, 8), (PAGE, 8)], of, count)
+    assert client.answers(1) == [(7, BAD)]
+    client.ask_all(8, [(0, 8), (PAGE, 8)])
+    assert client.answers(1) == [(8, OK)]
+
+
+@pytest.mark.parametrize("length", [*range(33, 48), *range(49, 53), 207])
+def test_a_message_of_a_length_between_has_no_id(pair: tuple[Target, Client], length: int) -> None:
+    _, client = pair
+    whole = LISTS[LIST_MOST].pack(3, 1, LIST_MOST, *LIST_MOST * (0, 8))
+    client.send(whole[:length])
+    ((number, status),) = client.answers(1)
+    assert status is BAD
+    assert number == (3 if (length - 16) % 12 == 0 else 0)
+
+
+@pytest.mark.parametrize("length", [0, 1, 8, 16, 28, 31])
 def test_a_message_that_is_too_short_has_no_id(pair: tuple[Target, Client], length: int) -> None:
     _, client = pair
     for _ in range(9):  # leaves a good request in each buffer of the target
@@ -478,7 +580,11 @@ def test_no_message_harms_the_target(
     word = st.one_of(st.integers(0, 2), st.integers(0, 2**32 - 1))
     nearly = st.builds(REQUEST.pack, small, small, small, word, word)
     swap = st.builds(SWAP_REQUEST.pack, small, small, small, word, word, small, small)
-    message = st.one_of(nearly, swap, st.binary(max_size=64))
+    ranges = st.lists(st.tuples(small, st.integers(0, 2**32 - 1)), min_size=2, max_size=LIST_MOST)
+    short = st.integers(0, 64)
+    fitting = st.lists(st.tuples(short, short), min_size=2, max_size=LIST_MOST)
+    several = st.builds(_several, small, word, st.one_of(word, st.none()), ranges | fitting)
+    message = st.one_of(nearly, swap, several, st.binary(max_size=REQUEST_ROOM + 1))
 
     @settings(
         max_examples=150,
@@ -502,7 +608,19 @@ def test_no_message_harms_the_target(
     play()
 
 
+def _several(number: int, pool: int, count: int | None, ranges: list[tuple[int, int]]) -> bytes:
+    said = len(ranges) if count is None else count
+    return LISTS[len(ranges)].pack(number, pool, said, *chain(*ranges))
+
+
 def _expected(message: bytes) -> tuple[int, FlushStatus]:
+    for count in range(2, LIST_MOST + 1):
+        if len(message) == LISTS[count].size:
+            number, pool, said, *rest = LISTS[count].unpack(message)
+            is_good = pool == 1 and said == count
+            for at, length in zip(rest[::2], rest[1::2], strict=True):
+                is_good = is_good and at + length <= SIZE
+            return number, OK if is_good else BAD
     if len(message) not in (REQUEST.size, SWAP_REQUEST.size):
         return 0, BAD
     number, offset, length, pool, reserved = REQUEST.unpack_from(message)
@@ -898,11 +1016,11 @@ def test_what_does_not_fit_together(peer: rpma.Peer, fabric: Fabric) -> None:
 
 
 def test_memory_that_cannot_be_a_pools() -> None:
-    msync = Persistency.MSYNC
+    msync, words = Persistency.MSYNC, "(must be writable|is not contiguous)"
     for bad in (b"read-only", bytearray(), memoryview(bytearray(8))[::2]):
-        with pytest.raises(rpma.InvalidArgumentError, match="memory must be writable"):
+        with pytest.raises(rpma.InvalidArgumentError, match=f"memory {words}"):
             Durable(bad, None, msync)  # type: ignore[arg-type]
-        with pytest.raises(rpma.InvalidArgumentError, match="mapping must be writable"):
+        with pytest.raises(rpma.InvalidArgumentError, match=f"mapping {words}"):
             Durable(bytearray(8), bad, msync)  # type: ignore[arg-type]
     with pytest.raises(rpma.InvalidArgumentError, match="mapping has 8 bytes, memory 9"):
         Durable(bytearray(9), bytearray(8), msync)

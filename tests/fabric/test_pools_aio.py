@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,9 +23,12 @@ from rpma.pool import (
     NotDurableError,
     PoolBusyError,
     PoolNotFoundError,
+    StorageError,
     Target,
     TargetLost,
 )
+
+TOGETHER = 16
 
 pytestmark = pytest.mark.fabric
 
@@ -334,8 +338,9 @@ def test_calls_are_executed_in_their_order(target: Target) -> None:
     async def test() -> None:
         async with a_pool(target, 20 * 4096) as pool:
             for turn in range(20):  # some of the writes are posted by what comes after them
-                data = pattern(4096, turn)
-                calls = [pool.write(n * 4096, data) for n in range(20)]
+                data, ways = pattern(4096, turn), (pool.write, pool.write_persist)
+                both = turn % 4 == 0
+                calls = [ways[n % 2 if both else turn % 2](n * 4096, data) for n in range(20)]
                 *_, found = await asyncio.gather(*calls, pool.read())
                 assert found == 20 * data
 
@@ -349,7 +354,9 @@ def test_small_writes_to_many_pools_arrive_in_theirs(target: Target) -> None:
 
             async def write(number: int) -> None:
                 for at in range(64):
-                    await pools[(number + at) % 3].write(4096 * number, pattern(4096, number + at))
+                    pool = pools[(number + at) % 3]
+                    write = pool.write_persist if number % 4 == 0 else pool.write
+                    await write(4096 * number, pattern(4096, number + at))
 
             await asyncio.gather(*(write(number) for number in range(64)))
             for number in range(64):
@@ -360,12 +367,14 @@ def test_small_writes_to_many_pools_arrive_in_theirs(target: Target) -> None:
     run(test())
 
 
+@pytest.mark.parametrize("way", ["write", "write_persist"])
 def test_a_pool_that_is_closed_has_what_was_written_in_the_same_turn(
-    target: Target, tmp_path: Path
+    way: str, target: Target, tmp_path: Path
 ) -> None:
     async def test() -> None:
         pool = await a_pool(target, 64 * 4096)
-        tasks = [asyncio.create_task(pool.write(n * 4096, b"\1" * 4096)) for n in range(64)]
+        write = getattr(pool, way)
+        tasks = [asyncio.create_task(write(n * 4096, b"\1" * 4096)) for n in range(64)]
         await asyncio.sleep(0)
         await pool.close()
         await asyncio.gather(*tasks)
@@ -374,14 +383,76 @@ def test_a_pool_that_is_closed_has_what_was_written_in_the_same_turn(
     run(test())
 
 
-def test_small_writes_fail_with_the_target(fabric: Fabric, tmp_path: Path) -> None:
+def test_tasks_that_persist_in_the_same_turn_share_a_request(
+    target: Target, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        async with a_pool(target, 64 * 4096) as pool:
+            path = pool.client._driver.path
+            assert path is not None
+            for turn in range(1, 9):
+                before, data = path._next_id, pattern(4096, turn)
+                await asyncio.gather(*(pool.write_persist(n * 4096, data) for n in range(64)))
+                assert path._next_id - before == 64 // TOGETHER
+                assert stored(tmp_path)[: 64 * 4096] == 64 * data
+
+    run(test())
+
+
+def test_a_task_that_persists_alone_does_not_wait_for_others(target: Target) -> None:
+    async def test() -> None:
+        async with a_pool(target, 64 * 4096) as pool:
+            path = pool.client._driver.path
+            assert path is not None
+            await pool.write_persist(0, b"first")  # others may come with it
+            for _ in range(5):
+                task = asyncio.create_task(pool.write_persist(0, b"next"))
+                await asyncio.sleep(0)
+                assert path.held is None, "it has been posted"
+                await task
+
+    run(test())
+
+
+@pytest.mark.parametrize("others", [1, 3, 40])
+def test_a_failure_of_the_storage_is_for_all_who_share_a_request(
+    others: int, target: Target, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        async with aio.connect(target.address, token=TOKEN) as client:
+            bad = await client.create_pool("pool", 64 * 4096)
+            good = await client.create_pool("good", 64 * 4096)
+            os.truncate(tmp_path / "pool.pool", 4096)
+            calls = [bad.write_persist(n * 4096, bytes(4096)) for n in range(others + 1)]
+            *failed, done = await asyncio.gather(
+                *calls, good.write_persist(0, b"1"), return_exceptions=True
+            )
+            assert {type(error) for error in failed} == {StorageError}
+            assert done is None, "the other pool is well"
+            await good.write_persist(0, b"2")
+
+    run(test())
+
+
+def test_tasks_cannot_persist_what_nothing_makes_durable(target: Target) -> None:
+    async def test() -> None:
+        async with a_pool(target, 64 * 4096, volatile=True) as pool:
+            calls = [pool.write_persist(n * 4096, bytes(4096)) for n in range(20)]
+            for error in await asyncio.gather(*calls, return_exceptions=True):
+                assert isinstance(error, NotDurableError)
+
+    run(test())
+
+
+@pytest.mark.parametrize("way", ["write", "write_persist"])
+def test_small_writes_fail_with_the_target(way: str, fabric: Fabric, tmp_path: Path) -> None:
     async def test() -> None:
         with process(fabric, tmp_path) as target:
             pool = await aio.create_pool(target.address, "pool", MIB, token=TOKEN, timeout=SOON)
 
             async def write(number: int) -> None:
                 while True:
-                    await pool.write(number * 4096, bytes(4096))
+                    await getattr(pool, way)(number * 4096, bytes(4096))
 
             tasks = [asyncio.ensure_future(write(number)) for number in range(64)]
             await asyncio.sleep(0.05)

@@ -664,7 +664,7 @@ def test_a_client_shows_its_token_and_secures_the_channel_before_it_believes_any
     ("replies", "error", "words"),
     [
         ([messages.Hello(1, bytes(32))], ProtocolError, "version 1 .* install the same rpma"),
-        ([messages.Hello(3, bytes(32))], ProtocolError, "version 3 .* install the same rpma"),
+        ([messages.Hello(4, bytes(32))], ProtocolError, "version 4 .* install the same rpma"),
         ([messages.Ready()], ProtocolError, "not the protocol's"),
         ([messages.Failed("target", "busy")], rpma.pool.TargetError, "busy"),
         ([HELLO, messages.Accepted(bytes(32))], AuthenticationError, "imp"),

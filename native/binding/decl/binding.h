@@ -197,6 +197,7 @@ struct rpmapy_wc {
 int rpmapy_cq_fd(struct rpmapy_cq *cq, int *fd);
 int rpmapy_cq_wait(struct rpmapy_cq *cq, int64_t deadline);
 int rpmapy_cq_get_wc(struct rpmapy_cq *cq, int max_entries, struct rpmapy_wc *wc);
+int rpmapy_cq_take(struct rpmapy_cq *cq, int max_entries, struct rpmapy_wc *wc);
 int rpmapy_cq_next_wc(struct rpmapy_cq *cq, int64_t deadline, struct rpmapy_wc *wc);
 
 /* ---- request.c: post one request and return ---- */

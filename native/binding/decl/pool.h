@@ -46,6 +46,10 @@ int rpmapy_write_send_next(struct rpmapy_conn *conn, struct rpmapy_remote *dst, 
 int rpmapy_write_many(struct rpmapy_conn *conn, struct rpmapy_remote *dst, struct rpmapy_local *src,
 		      const struct rpmapy_segment *segments, size_t count, uint64_t wr_id,
 		      int *posted);
+int rpmapy_write_many_send(struct rpmapy_conn *conn, struct rpmapy_remote *dst,
+			   struct rpmapy_local *src, const struct rpmapy_segment *segments,
+			   size_t count, struct rpmapy_local *messages, size_t at, size_t size,
+			   int flags, uint64_t wr_id, int *posted);
 
 /* ---- responder.c ---- */
 
@@ -53,7 +57,10 @@ int rpmapy_write_many(struct rpmapy_conn *conn, struct rpmapy_remote *dst, struc
 #define RPMAPY_FLUSH_ANSWER_SIZE 16
 #define RPMAPY_SWAP_REQUEST_SIZE 48
 #define RPMAPY_SWAP_ANSWER_SIZE 24
-#define RPMAPY_REQUEST_ROOM 48 /* each has in the messages */
+#define RPMAPY_LIST_HEAD_SIZE 16 /* of a flush request for several ranges */
+#define RPMAPY_LIST_RANGE_SIZE 12
+#define RPMAPY_LIST_MOST 16     /* ranges; 2 at least */
+#define RPMAPY_REQUEST_ROOM 208 /* each has in the messages */
 #define RPMAPY_ANSWER_ROOM 24
 #define RPMAPY_FLUSH_DEPTH_MAX 1024
 

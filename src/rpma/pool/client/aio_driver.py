@@ -10,6 +10,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rpma.completion import room_for
 from rpma.constants import ConnectionEvent
 from rpma.errors import ForkedError, RpmaError, WaitTimeoutError, event_error
 from rpma.pool.client import needs
@@ -23,6 +24,7 @@ from rpma.pool.protocol.errors import TargetLost
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from rpma.completion import CompletionQueue
     from rpma.pool.protocol.address import TargetAddress
 
 _READ_SIZE = 64 << 10
@@ -46,6 +48,8 @@ class AsyncDriver:
         self._writer: asyncio.StreamWriter | None = None
         self._broken: Exception | None = None
         self._watched: list[int] = []
+        self._queue: CompletionQueue
+        self._room = room_for(_COMPLETIONS)
         self._begun: set[asyncio.Task[None]] = set()
         self._pid = os.getpid()
 
@@ -240,6 +244,7 @@ class AsyncDriver:
         """Have the event loop see to the completions and events of the data connection."""
         self.path = path
         connection = path.connection
+        self._queue = connection.cq
         for fd, ready in ((connection.cq.fd, self._completed), (connection.event_fd, self._event)):
             copy = os.dup(fd)  # asyncio knows a descriptor by its number
             self._watched.append(copy)
@@ -255,16 +260,12 @@ class AsyncDriver:
             raise
 
     def _complete(self, path: DataPath) -> None:
-        queue = path.connection.cq
-        try:
-            queue.wait(0)  # takes the event, and asks for the next one
-        except WaitTimeoutError:
-            pass
-        except RpmaError as error:
-            self._lose(error)
-            return
         while True:
-            completed = queue.get_fields(_COMPLETIONS)
+            try:
+                completed = self._queue.take_fields(self._room)
+            except RpmaError as error:
+                self._lose(error)
+                return
             for fields in completed:
                 path.complete(fields)
             if len(completed) < _COMPLETIONS:

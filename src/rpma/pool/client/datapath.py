@@ -29,6 +29,8 @@ from rpma.pool.protocol.errors import (
 from rpma.pool.protocol.wire import (
     ANSWER,
     ANSWER_ROOM,
+    LIST_MOST,
+    LISTS,
     REQUEST,
     REQUEST_ROOM,
     SWAP_ANSWER,
@@ -38,6 +40,7 @@ from rpma.pool.protocol.wire import (
 if TYPE_CHECKING:
     import struct
     from collections.abc import Callable
+    from typing import Any
 
     from rpma.completion import Fields
     from rpma.connection import Connection
@@ -59,8 +62,14 @@ LEAST_BOUNCE_SIZE = 1 << 20
 
 SEND_QUEUE_SIZE = 128
 
+TOGETHER = 16
+"""How many small writes of tasks travel together at most."""
+
 UNSIGNALLED_MOST = 14
 """Small requests leave a completion after so many that left none."""
+
+UNSIGNALLED_BATCHES = 2 * TOGETHER
+"""How many of those that travel together, and become durable, leave none before one does."""
 
 NOTHING = (1 << 64) - 1
 """In the wr_id of a room for a completion that has none."""
@@ -73,9 +82,11 @@ _ALWAYS = CompletionFlags.ALWAYS
 _ON_ERROR = CompletionFlags.ON_ERROR
 _SUCCESS = int(WcStatus.SUCCESS)
 _SEGMENTS = "struct rpmapy_segment[]"
+assert TOGETHER <= LIST_MOST
 
-# The data path looks this up once.
+# The data path looks these up once.
 _write_many = lib.rpmapy_write_many
+_write_many_send = lib.rpmapy_write_many_send
 
 _REFUSALS: dict[int, tuple[type[PoolError], str]] = {
     1: (
@@ -173,12 +184,23 @@ class DataPath:
     def has_room(self, requests: int) -> bool:
         """Whether so many requests can be posted."""
         if self.held is not None:
-            requests += len(self.held.slots)
+            requests += len(self.held.slots) + 1
         return self.posted - self.retired + requests <= SEND_QUEUE_SIZE
 
     def has_request_room(self) -> bool:
         """Whether a flush request can be sent."""
-        return bool(self._requests_free) and self.has_room(1)
+        free = len(self._requests_free)
+        if self.held is not None and self.held.number is not None:
+            free -= 1
+        return free > 0 and self.has_room(1)
+
+    def is_idle(self) -> bool:
+        """Whether nothing is under way."""
+        return self.posted == self.retired
+
+    def is_unasked(self) -> bool:
+        """Whether the target has answered all that it was asked."""
+        return not self._answers
 
     def make_room(self) -> None:
         """Somebody gave something back."""
@@ -203,10 +225,13 @@ class DataPath:
 
     # ---- posting: after a look for room ----------------------------------------------------------
 
-    def hold(self, dst: RemoteMemoryRegion) -> Batch:
-        """Begin with a batch: what is held for another memory is posted."""
+    def hold(self, dst: RemoteMemoryRegion, number: int | None) -> Batch:
+        """Begin with a batch: what is held for another memory, or otherwise, is posted.
+
+        Where its writes are to become durable there has been a look for room of one more request.
+        """
         self.post_held()
-        self.held = batch = Batch(dst, self.small)
+        self.held = batch = Batch(dst, self.small, number)
         return batch
 
     def post_held(self) -> None:
@@ -221,18 +246,23 @@ class DataPath:
         posted = self._many_posted
         posted[0] = 0
         try:
-            ret = _write_many(
-                self.connection._h,
-                batch.dst._h,
-                self.bounce._h,
-                ffi.from_buffer(_SEGMENTS, array("Q", batch.segments)),
-                len(batch.slots),
-                self.posted,
-                posted,
-            )
+            if batch.number is None:
+                done: Waiter = batch
+                ret = _write_many(
+                    self.connection._h,
+                    batch.dst._h,
+                    self.bounce._h,
+                    ffi.from_buffer(_SEGMENTS, array("Q", batch.segments)),
+                    len(batch.slots),
+                    self.posted,
+                    posted,
+                )
+                self.unsignalled = 0
+            else:
+                done = batch.sent
+                ret = self._post_durable(batch, batch.number, posted)
             self.posted += posted[0]
-            self.unsignalled = 0
-            self.under_way.append((self.posted - 1, batch))
+            self.under_way.append((self.posted - 1, done))
             self.held = None  # by now: whatever happens, one of them has it
         except BaseException:
             self.interrupted()
@@ -240,6 +270,40 @@ class DataPath:
         self.torn = False
         if ret:
             self.lose(error_for(ret, "post writes"))
+
+    def _post_durable(self, batch: Batch, number: int, posted: Any) -> int:
+        """Post writes, and one request to have them made durable, whose answer is for all."""
+        count, segments = len(batch.slots), batch.segments
+        if count == 1:
+            form = REQUEST
+            ranges: tuple[int, ...] = segments[0], segments[2], number, 0
+        else:
+            form = LISTS[count]
+            flat = [number, count, *segments]
+            del flat[3::3]  # where they are in the bounce buffers
+            ranges = tuple(flat)
+        self.unsignalled += count
+        spares = (
+            self.unsignalled <= UNSIGNALLED_BATCHES
+            and len(self.small) > UNSIGNALLED_BATCHES
+            and len(self._requests_free) > UNSIGNALLED_MOST
+        )
+        at = self._write_down(batch, form, batch.sent, number, ranges)
+        ret: int = _write_many_send(
+            self.connection._h,
+            batch.dst._h,
+            self.bounce._h,
+            ffi.from_buffer(_SEGMENTS, array("Q", segments)),
+            count,
+            self.messages._h,
+            at,
+            form.size,
+            _ON_ERROR if spares else _ALWAYS,
+            self.posted,
+            posted,
+        )
+        self.unsignalled = self.unsignalled + 1 if spares else 0
+        return ret
 
     def write(
         self,
@@ -334,12 +398,24 @@ class DataPath:
         Returns:
             Where it is in `messages`, and what is to be done when it has been sent.
         """
-        place, identity, sent = self._requests_free.pop(), self._next_id, Waiter()
+        sent = Waiter()
+        at = self._write_down(waiter, form, sent, number, (offset, length, number, *fields))
+        return at, sent
+
+    def _write_down(
+        self,
+        waiter: Waiter,
+        form: struct.Struct,
+        sent: Waiter,
+        number: int,
+        fields: tuple[int, ...],
+    ) -> int:
+        place, identity = self._requests_free.pop(), self._next_id
         at = place * REQUEST_ROOM
-        form.pack_into(self._message_view, at, identity, offset, length, number, *fields)
+        form.pack_into(self._message_view, at, identity, *fields)
         self._next_id += 1
         self._answers[identity] = waiter, place, sent, number
-        return at, sent
+        return at
 
     def ask_no_more(self) -> None:
         """What was written down last could not be sent."""
@@ -480,6 +556,7 @@ class DataPath:
             waiter.finish(self.broken)
         if self.held is not None:
             self.held.finish(self.broken)
+            self.held.sent.finish(self.broken)
         self.order.fail(self.broken)
         self.under_way.clear()
         self._answers.clear()

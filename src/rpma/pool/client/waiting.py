@@ -76,18 +76,23 @@ class Batch(Waiter):
 
     Attributes:
         dst: the memory that they write to.
+        number: of the pool, where they are done when they are durable; else None.
+        sent: done when the memory of what was posted is free again, of those that become durable.
         segments: three numbers of each: offset there, offset in the bounce buffers, length.
-        slots: theirs, which are small, and given back when they are done.
+        slots: theirs, which are small, and given back when the memory is free.
         futures: who waits for each.
     """
 
-    __slots__ = ("_home", "dst", "futures", "segments", "slots")
+    __slots__ = ("_home", "dst", "futures", "number", "segments", "sent", "slots")
 
-    def __init__(self, dst: RemoteMemoryRegion, home: list[Slot]) -> None:
+    def __init__(self, dst: RemoteMemoryRegion, home: list[Slot], number: int | None) -> None:
         """For writes to `dst`, from slots of `home`."""
         super().__init__()
         self._home = home
-        self.dst = dst
+        self.dst, self.number = dst, number
+        self.sent = Waiter()
+        if number is not None:
+            self.sent.also(self._give_back)
         self.segments: list[int] = []
         self.slots: list[Slot] = []
         self.futures: list[asyncio.Future[None]] = []
@@ -95,8 +100,8 @@ class Batch(Waiter):
     def finish(self, error: Exception | None = None) -> None:
         """All of them are done, or have failed."""
         super().finish(error)
-        slots, self.slots = self.slots, []
-        self._home += slots
+        if self.number is None:
+            self._give_back()
         for future in self.futures:
             if future.done():  # its task was cancelled
                 continue
@@ -104,6 +109,10 @@ class Batch(Waiter):
                 future.set_result(None)
             else:
                 future.set_exception(again(error))
+
+    def _give_back(self) -> None:
+        slots, self.slots = self.slots, []
+        self._home += slots
 
 
 def again(error: Exception) -> Exception:

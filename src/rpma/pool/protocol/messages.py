@@ -19,7 +19,7 @@ from rpma.pool.protocol.channel import NONCE_SIZE, PROOF_SIZE
 from rpma.pool.protocol.errors import ProtocolError
 from rpma.pool.protocol.words import plain
 
-VERSION = 2
+VERSION = 3
 """The version of the protocol."""
 
 LISTED_AT_ONCE = 64

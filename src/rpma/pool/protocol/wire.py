@@ -14,6 +14,12 @@ REQUEST: Final = struct.Struct("<QQQII")
 ANSWER: Final = struct.Struct("<QII")
 """The answer: the id of the request, a `FlushStatus`, 0."""
 
+LIST_MOST: Final[int] = lib.RPMAPY_LIST_MOST
+"""How many ranges a flush request may have."""
+LISTS: Final = tuple(struct.Struct("<QII" + count * "QI") for count in range(LIST_MOST + 1))
+"""A flush request for so many ranges, two at least: its id, the number of the pool, how many there
+are, then the offset and the length of each."""
+
 SWAP_REQUEST: Final = struct.Struct("<QQQIIQQ")
 """A compare-and-swap: as a flush request of length 8, then what is expected, and desired."""
 SWAP_ANSWER: Final = struct.Struct("<QIIQ")
@@ -25,6 +31,7 @@ ANSWER_ROOM: Final[int] = lib.RPMAPY_ANSWER_ROOM
 
 assert REQUEST.size == lib.RPMAPY_FLUSH_REQUEST_SIZE
 assert ANSWER.size == lib.RPMAPY_FLUSH_ANSWER_SIZE
+assert LISTS[LIST_MOST].size <= REQUEST_ROOM
 assert SWAP_REQUEST.size == lib.RPMAPY_SWAP_REQUEST_SIZE <= REQUEST_ROOM
 assert SWAP_ANSWER.size == lib.RPMAPY_SWAP_ANSWER_SIZE <= ANSWER_ROOM
 
