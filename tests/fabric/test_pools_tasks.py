@@ -379,10 +379,13 @@ def test_a_signal_at_any_line_forgets_no_task(module: str, fabric: Fabric, tmp_p
     if fabric.name != "soft":
         pytest.skip("too many connections for a guest")
 
+    async def into_an_array(pool: aio.Pool) -> None:
+        await pool.array().read(slice(0, 9))
+
     async def calls(pool: aio.Pool) -> None:
         small = [pool.write(n * 4096, bytes(4096)) for n in range(20)]
         large = [pool.write(MIB, bytes(MIB)), pool.write_persist(0, bytes(MIB)), pool.read()]
-        word = [pool.compare_and_swap(0, 0, 0), pool.persist(0, 8), pool.array().read(slice(0, 9))]
+        word = [pool.compare_and_swap(0, 0, 0), pool.persist(0, 8), into_an_array(pool)]
         tasks = [asyncio.ensure_future(call) for call in (*small, *large, *word)]
         _, pending = await asyncio.wait(tasks, timeout=SOON)
         assert not pending

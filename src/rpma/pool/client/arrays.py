@@ -67,7 +67,7 @@ class RegisteredArray:
         pool.range(offset, size)
         memory = allocation.anonymous(size)
         usage = Usage.WRITE_SRC | Usage.READ_DST
-        self._memory = InPlace(pool.path.peer.register(memory, usage))
+        self._memory = InPlace(pool.path.register(memory, usage))
         # frombuffer holds the view, and so the memory.
         self.local: npt.NDArray[Any] = np.frombuffer(memory.view, kind).reshape(dims)
         self._stride = self.local.strides[0]

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING
 
-from rpma.errors import ClosedError, RpmaError
+from rpma.errors import ClosedError, RpmaError, WaitTimeoutError
 from rpma.pool.client import logic
 from rpma.pool.client.datapath import LEAST_BOUNCE_SIZE, DataPath
 from rpma.pool.client.driver import Driver, seconds
+from rpma.pool.client.line import Line
 from rpma.pool.client.pool import LEAVE_TIMEOUT, Pool, leave
 from rpma.pool.protocol.address import TargetAddress
 from rpma.pool.protocol.errors import PoolSizeError
@@ -69,6 +72,7 @@ class Client:
         size = bounce_size_of(bounce_size)
         secret = check_token(token)
         self._pools: list[Pool] = []
+        self._closings = Line()
         self._driver = Driver()
         try:
             steps = logic.connect(self.address, secret, size, timeout)
@@ -173,10 +177,15 @@ class Client:
     def _opened(self, pool: PoolLogic) -> Pool:
         opened = Pool(self, pool)
         self._pools.append(opened)
+        if self._closed:  # by another thread, since the target has answered
+            opened._let_go()
         return opened
 
     def close(self, *, timeout: float | None = None) -> None:
         """Close its pools, after what was issued is done, and the connection. Idempotent.
+
+        Whichever threads close it, or its pools, at once: each returns when that is done. A call
+        that closes it, by a callback, from within, leaves it to another thread that is at it.
 
         Args:
             timeout: in seconds; None waits for ever. It is closed all the same when that has
@@ -186,9 +195,37 @@ class Client:
             TargetLost: the connection has ended, and with it what was not persisted may be lost.
             WaitTimeoutError: the timeout has passed.
         """
+        deadline = None if timeout is None else time.monotonic() + seconds(timeout)
+        try:
+            self._one_closes(partial(self._close, deadline), deadline)
+        except WaitTimeoutError:
+            if not self._closed:  # another thread closes it, and has more time
+                self._end(deadline)
+            raise
+
+    def _one_closes(self, close: Callable[[], None], deadline: float | None) -> None:
+        """Call this when no other thread closes anything of this client."""
+        if self._driver.is_of_parent:
+            close()
+            return
+        # In a call: whoever closes waits for that call, which must not wait for him.
+        is_in_call = self._driver.line.is_inside()
+        has_begun = False
+
+        def begin() -> None:
+            nonlocal has_begun
+            has_begun = True
+            close()
+
+        try:
+            self._closings.do(begin, -math.inf if is_in_call else deadline)
+        except WaitTimeoutError:
+            if has_begun or not is_in_call:
+                raise
+
+    def _close(self, deadline: float | None) -> None:
         if self._closed:
             return
-        deadline = None if timeout is None else time.monotonic() + seconds(timeout)
         with contextlib.ExitStack() as stack:  # all of it, whatever fails
             stack.callback(self._end, deadline)
             for pool in tuple(self._pools):
@@ -196,7 +233,11 @@ class Client:
 
     def _end(self, deadline: float | None) -> None:
         self._closed = True
-        self._driver.close_in_turn(deadline)
+        try:
+            self._driver.close_in_turn(deadline)
+        finally:
+            for pool in tuple(self._pools):  # opened by other threads meanwhile
+                pool._let_go()
 
     def __enter__(self) -> Client:
         if self._closed:

@@ -7,6 +7,8 @@ Nothing here waits. Requests are posted, each with a `Waiter`; work completions 
 
 from __future__ import annotations
 
+import threading
+import weakref
 from array import array
 from collections import deque
 from typing import TYPE_CHECKING
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 from rpma._native import ffi, lib
 from rpma.completion import completion_of, fields_of, room_for_one
 from rpma.constants import CompletionFlags, FlushType, WcStatus
-from rpma.errors import RpmaError, completion_error, error_for
+from rpma.errors import ClosedError, RpmaError, completion_error, error_for
 from rpma.pool.client.memory import Slot
 from rpma.pool.client.order import Order
 from rpma.pool.client.waiting import Batch, SwapWaiter, Waiter, again
@@ -42,8 +44,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from rpma._types import WritableBuffer
     from rpma.completion import Fields
     from rpma.connection import Connection
+    from rpma.constants import Usage
     from rpma.memory import MemoryRegion, RemoteMemoryRegion
     from rpma.peer import Peer
     from rpma.pool.client.ssh import SshTarget
@@ -151,6 +155,9 @@ class DataPath:
         self._requests_free = list(range(depth))
         self._answers_at = depth * REQUEST_ROOM
         self.order = Order()
+        self._is_closed = False
+        self._registering = threading.Lock()
+        self._regions: weakref.WeakSet[MemoryRegion] = weakref.WeakSet()
         self._view = bounce.view
         self.small: list[Slot] = []
         self._large: list[Slot] = []
@@ -161,6 +168,19 @@ class DataPath:
         ):
             for offset in range(begin, end - size + 1, size):
                 home.append(Slot(home, offset, self._view[offset : offset + size]))
+
+    def register(self, memory: WritableBuffer, usage: Usage) -> MemoryRegion:
+        """Register more memory for this connection, with which it is deregistered at the latest.
+
+        Raises:
+            ClosedError: the connection is closed, by another thread perhaps.
+        """
+        with self._registering:
+            if self._is_closed:
+                raise ClosedError("the client is closed")
+            region = self.peer.register(memory, usage)
+            self._regions.add(region)
+            return region
 
     # ---- room ------------------------------------------------------------------------------------
 
@@ -481,6 +501,8 @@ class DataPath:
             except ConnectionError as error:  # it ended, and nothing is left to complete
                 self.lose(error)
                 return
+            except ClosedError:
+                raise ClosedError("the client is closed") from None
         self.torn = True
         fields = fields_of(one)
         one.wr_id = NOTHING
@@ -564,18 +586,26 @@ class DataPath:
 
     # ---- the end ---------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Disconnect, and let go of all memory."""
+    def close(self, is_in_call: bool = False) -> None:
+        """Disconnect, and let go of all memory.
+
+        Args:
+            is_in_call: a call is under way, which may yet touch the bounce buffers: their memory
+                goes when that has ended.
+        """
+        with self._registering:
+            self._is_closed = True
         if self.broken is None:
-            self.broken = ProtocolError("the connection to the target is closed")
+            self.broken = ClosedError("the client is closed")
         self.connection.close()
         self._break(self.broken)  # nothing more completes: who waits for that may go on
-        for slot in (*self.small, *self._large):
-            slot.view.release()
-        self._view.release()
-        self._message_view.release()
-        self.bounce.close()
-        self.messages.close()
+        if not is_in_call:
+            for slot in (*self.small, *self._large):
+                slot.view.release()
+            self._view.release()
+            self._message_view.release()
+        for region in (self.bounce, self.messages, *self._regions):
+            region.close()
         self.peer.close()
         if self.started is not None:
             self.started.close()

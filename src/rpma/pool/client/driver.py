@@ -6,11 +6,12 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rpma._object import deadline_after
-from rpma.errors import ForkedError, WaitTimeoutError
+from rpma.errors import ClosedError, ForkedError, WaitTimeoutError
 from rpma.pool.client import needs
 from rpma.pool.client.datapath import DataPath
 from rpma.pool.client.line import Line
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 _RECEIVE_SIZE = 64 << 10
 
+_A_MOMENT = 0.2
+"""How long a call that was under way may take to leave once all is closed, in seconds."""
+
 
 class Driver:
     """Runs the steps of the logic, one call at a time."""
@@ -34,12 +38,18 @@ class Driver:
         self._channel = Channel()
         self._socket: socket.socket | None = None
         self._broken: Exception | None = None
+        self._is_closed = False
         self._pid = os.getpid()
+
+    @property
+    def is_of_parent(self) -> bool:
+        """Whether this process was forked since: other threads of the parent may have the locks."""
+        return os.getpid() != self._pid
 
     def run(self, steps: Any, timeout: float | None) -> Any:
         """The result of `steps`; its needs are seen to as they come."""
         deadline = None if timeout is None else time.monotonic() + seconds(timeout)
-        if os.getpid() != self._pid:  # where another thread of the parent may have the lock
+        if self.is_of_parent:
             raise ForkedError(
                 "this client belongs to the parent process: a child that needs one of its own is "
                 "to be forked before the parent connects, or started with multiprocessing's 'spawn'"
@@ -57,6 +67,8 @@ class Driver:
     def _run(self, steps: Any, deadline: float | None) -> Any:
         thrown: BaseException | None = None
         try:
+            if self._is_closed:
+                raise _closed()
             need = next(steps)
             while True:
                 try:
@@ -75,6 +87,9 @@ class Driver:
             if error is not thrown and self.path is not None:
                 self.path.tear()
             raise
+        finally:
+            if self._is_closed:  # by another thread, which had no time to wait for this one
+                self._close_socket()
 
     def _see_to(self, need: Any, deadline: float | None) -> Any:
         if isinstance(need, Waiter):
@@ -98,6 +113,8 @@ class Driver:
                 self._send(need.payload, deadline)
             return self._receive(deadline)
         except BaseException as error:
+            if self._is_closed and isinstance(error, TargetLost):
+                raise _closed() from None
             # A reply that is not waited for would be taken for that of the next request.
             if self._broken is None:
                 self._broken = (
@@ -149,28 +166,52 @@ class Driver:
     @property
     def is_lost(self) -> bool:
         """Whether the target cannot be asked anything any more."""
-        if os.getpid() != self._pid:
+        if self.is_of_parent:
             return True
         path = self.path
         return self._broken is not None or (path is not None and path.broken is not None)
 
     def close_in_turn(self, deadline: float | None) -> None:
-        """Let go of all, when no other thread is in a call, or the time has come."""
-        if os.getpid() != self._pid:
+        """Let go of all, when no other thread is in a call, or the time has come.
+
+        Raises:
+            WaitTimeoutError: one was; what it is in fails.
+        """
+        if self.is_of_parent:
             self.close()
             return
+        is_in_call = self.line.is_inside()  # of this very thread, which goes on with it
         try:
-            self.line.do(self.close, deadline)
+            self.line.do(partial(self.close, is_in_call), deadline)
         except BaseException:
-            self.close()
+            self._close_under_others()
             raise
 
-    def close(self) -> None:
-        """Let go of all."""
+    def close(self, is_in_call: bool = False) -> None:
+        """Let go of all.
+
+        Args:
+            is_in_call: a call is under way, and may yet touch the memory of the bounce buffers.
+        """
+        self._is_closed = True
+        self._close_socket()
+        if self.path is not None and not self.is_of_parent:
+            self.path.close(is_in_call)
+
+    def _close_under_others(self) -> None:
+        """Let go of all but the socket's descriptor: who is in a call may be using its number."""
+        self._is_closed = True
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+        if self.path is not None:
+            self.path.close(is_in_call=True)
+        with suppress(WaitTimeoutError):  # then it closes the socket when it leaves
+            self.line.do(self._close_socket, time.monotonic() + _A_MOMENT)
+
+    def _close_socket(self) -> None:
         if self._socket is not None:
             self._socket.close()
-        if self.path is not None and os.getpid() == self._pid:
-            self.path.close()
 
 
 def seconds(timeout: float) -> float:
@@ -187,3 +228,7 @@ def _left(deadline: float) -> float:
     if left <= 0:
         raise WaitTimeoutError("the timeout has passed")
     return left
+
+
+def _closed() -> ClosedError:
+    return ClosedError("the client is closed")

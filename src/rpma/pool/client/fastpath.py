@@ -187,12 +187,11 @@ class Quick:
     # ---- what they share -------------------------------------------------------------------------
 
     def _fits(self, offset: int, length: int) -> bool:
-        """Whether it is a small part of a pool that is open, and of this process."""
+        """Whether it is a small part of the pool, and that is of this process."""
         return (
             type(offset) is int
             and 0 < length <= SEGMENT_SIZE
             and 0 <= offset <= self._size - length
-            and not self._logic.closed
             and _getpid() == self._pid
         )
 
@@ -202,6 +201,7 @@ class Quick:
         if (
             path.torn
             or path.broken is not None
+            or self._logic.closed  # asked when it is this thread's turn: others may close it
             or path.one.wr_id != NOTHING
             or not path.has_room(requests)
         ):

@@ -23,7 +23,7 @@ from rpma.pool.protocol.persistency import Persistency
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from rpma.peer import Peer
+    from rpma.pool.client.datapath import DataPath
 
 LEAST_SIZE = 1 << 20
 """Less than this is not worth a mapping, in bytes."""
@@ -40,7 +40,7 @@ class MappedFile:
         end: where it ends in the file.
     """
 
-    def __init__(self, peer: Peer, fd: int, position: int, length: int) -> None:
+    def __init__(self, path: DataPath, fd: int, position: int, length: int) -> None:
         """For `mapped`: the file must have so many bytes from there on."""
         self._fd = fd
         self.end = position + length
@@ -53,7 +53,7 @@ class MappedFile:
             # Else a file that shrinks meanwhile may end the process.
             self._guarded = Durable(mapping, None, Persistency.NONE)
             undo.callback(self._guarded.close)
-            region = undo.enter_context(peer.register(mapping, Usage.WRITE_SRC))
+            region = undo.enter_context(path.register(mapping, Usage.WRITE_SRC))
             self._things = undo.pop_all()
         self.memory = InPlace(region)
 
@@ -72,7 +72,7 @@ class MappedFile:
             raise OSError("the file became shorter while it was written into the pool") from error
 
 
-def mapped(peer: Peer, source: BinaryIO, length: int) -> MappedFile | None:
+def mapped(path: DataPath, source: BinaryIO, length: int) -> MappedFile | None:
     """The next `length` bytes of a file; None where they are not to be had so."""
     if fabric.name != "soft" or length < LEAST_SIZE:
         return None
@@ -81,6 +81,6 @@ def mapped(peer: Peer, source: BinaryIO, length: int) -> MappedFile | None:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size < position + length:
             return None
-        return MappedFile(peer, fd, position, length)
+        return MappedFile(path, fd, position, length)
     except (OSError, ValueError):  # no file of the system, or no mapping of it
         return None

@@ -55,7 +55,8 @@ class Line:
 
         Args:
             function: what to call.
-            deadline: until when to wait for the turn, by time.monotonic().
+            deadline: until when to wait for the turn, by time.monotonic(); where there is nobody,
+                there is nothing to wait for, also if it has passed.
 
         Raises:
             WaitTimeoutError: others were inside for so long.
@@ -69,7 +70,9 @@ class Line:
                 place.is_next.wait(min(_left(deadline), _SLICE))
             # A wait by `with` has no end in time; but only what it has taken is given back at any
             # rate, whenever a signal handler raises.
-            if not self.lock.acquire(timeout=min(_left(deadline), threading.TIMEOUT_MAX)):
+            if not (
+                self.lock.acquire(blocking=False) or self.lock.acquire(timeout=_left(deadline))
+            ):
                 raise WaitTimeoutError("the timeout has passed while another thread was in a call")
             with self.lock:
                 self.lock.release()
@@ -93,4 +96,4 @@ def _left(deadline: float | None) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
         raise WaitTimeoutError("the timeout has passed while another thread was in a call")
-    return left
+    return min(left, threading.TIMEOUT_MAX)

@@ -60,11 +60,13 @@ class InPlace:
         return self._region
 
     def when_free(self, callback: Callable[[], object]) -> None:
-        """Call this when no request can touch the memory any more; at once if none can."""
+        """Call this, perhaps twice, when no request can touch the memory any more."""
         if self.last is None:
             callback()
         else:
             self.last.also(callback)
+            if self.last.done:  # another thread may have come between
+                callback()
 
     def close(self) -> None:
         """Nothing more is posted for it; it is deregistered when the network is done with it."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rpma._buffers import bytes_of
-from rpma.errors import RpmaError
+from rpma.errors import RpmaError, WaitTimeoutError
 from rpma.pool.client.arrays import Index, RegisteredArray
 from rpma.pool.client.datapath import SEGMENT_SIZE
+from rpma.pool.client.driver import seconds
 from rpma.pool.client.fastpath import Quick
 from rpma.pool.client.files import MappedFile, mapped
 from rpma.pool.client.opened import OpenedPool
@@ -52,6 +55,7 @@ class Pool(OpenedPool):
         self._quick = Quick(client._driver, pool)
         self._owns_client = False
         self._arrays: list[PoolArray] = []
+        self._is_let_go = False
 
     @property
     def client(self) -> Client:
@@ -221,7 +225,7 @@ class Pool(OpenedPool):
         """The file's bytes in registered memory, where that can be, and nothing is wrong."""
         if type(length) is not int or self._client._driver.is_lost or self._client.closed:
             return None
-        return mapped(self._client._path.peer, source, length)
+        return mapped(self._logic.path, source, length)
 
     def read_to(
         self,
@@ -342,6 +346,9 @@ class Pool(OpenedPool):
         self._logic.check_open()
         array = PoolArray(self, RegisteredArray(self._logic, dtype, shape, offset))
         self._arrays.append(array)
+        if self._logic.closed:  # by another thread, since then
+            array.close()
+        self._logic.check_open()
         return array
 
     # ---- the end ---------------------------------------------------------------------------------
@@ -391,17 +398,30 @@ class Pool(OpenedPool):
             TargetLost: the connection ended, and with it what was not persisted may be lost.
             WaitTimeoutError: the timeout has passed.
         """
-        if self._logic.closed:
+        deadline = None if timeout is None else time.monotonic() + seconds(timeout)
+        try:
+            self._client._one_closes(partial(self._close, deadline), deadline)
+        except WaitTimeoutError:
+            self._let_go()  # where another thread closes something else, and has more time
+            raise
+
+    def _close(self, deadline: float | None) -> None:
+        if self._is_let_go:
             return
         try:
             if not (self._client._driver.is_lost or self._client.closed):
-                self._run(self._logic.close(), timeout)
+                self._run(self._logic.close(), _left(deadline))
         finally:
-            self._logic.let_go([array._array for array in self._arrays])
-            if self in self._client._pools:
-                self._client._pools.remove(self)
+            self._let_go()
             if self._owns_client:
-                self._client.close()
+                self._client.close(timeout=_left(deadline))
+
+    def _let_go(self) -> None:
+        """The end of it here, whatever the target says; other threads may be at it, too."""
+        self._logic.closed = self._is_let_go = True
+        self._logic.let_go([array._array for array in self._arrays])
+        with contextlib.suppress(ValueError):
+            self._client._pools.remove(self)
 
     def __enter__(self) -> Pool:
         self._logic.check_open()
@@ -451,7 +471,7 @@ class PoolArray:
     def close(self) -> None:
         """Deregister its memory; `local` lives on as an ordinary array."""
         self._array.close()
-        if self in self._pool._arrays:
+        with contextlib.suppress(ValueError):  # as others may have removed it
             self._pool._arrays.remove(self)
 
 
@@ -462,3 +482,7 @@ def leave(entered: Client | Pool, kind: type[BaseException] | None) -> None:
         return
     with contextlib.suppress(RpmaError, OSError):  # that exception goes on
         entered.close(timeout=LEAVE_TIMEOUT)
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(deadline - time.monotonic(), 0)
