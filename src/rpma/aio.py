@@ -8,7 +8,7 @@
         head = await pool.read(0, 16)
 
 What each call does, takes and raises is said in `rpma.pool`: it is the same, done by the same code.
-Many tasks may use one client at a time. A task that is cancelled leaves nothing behind that writes
+Many tasks may use one client at a time, all of the event loop that it was made in. A task that is cancelled leaves nothing behind that writes
 into memory of the program: `read_into` fills its buffer only when all has come, piece by piece, and
 a `PoolArray` keeps its task until the network is done with the array.
 """
@@ -199,6 +199,7 @@ class Client(_Closing):
 
     async def close(self, *, timeout: float | None = None) -> None:
         """Close its pools, after what was issued is done, and the connection. Idempotent."""
+        self._driver.check_loop()
         if self._closed:
             return
         failure: Exception | None = None
@@ -378,6 +379,7 @@ class Pool(OpenedPool, _Closing):
         for that.
         """
         driver = self._client._driver
+        driver.check_loop()
         if self._closing is not None:
             await driver.ended(self._closing, driver.deadline(timeout))
             return
@@ -396,7 +398,8 @@ class Pool(OpenedPool, _Closing):
         driver = self._client._driver
         try:
             if not self._client.closed:
-                await driver.run(self._logic.close(asks=not driver.is_lost), timeout)
+                with contextlib.suppress(ClosedError):  # another task has closed the client
+                    await driver.run(self._logic.close(asks=not driver.is_lost), timeout)
         finally:
             self._logic.let_go([array._array for array in self._arrays])
             if self in self._client._pools:

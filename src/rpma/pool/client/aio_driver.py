@@ -6,13 +6,21 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rpma.completion import room_for
 from rpma.constants import ConnectionEvent
-from rpma.errors import ForkedError, RpmaError, WaitTimeoutError, event_error
+from rpma.errors import (
+    ClosedError,
+    ForkedError,
+    InUseError,
+    RpmaError,
+    WaitTimeoutError,
+    event_error,
+)
 from rpma.pool.client import needs
 from rpma.pool.client.datapath import DataPath
 from rpma.pool.client.driver import seconds
@@ -22,7 +30,7 @@ from rpma.pool.protocol.channel import Channel
 from rpma.pool.protocol.errors import TargetLost
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from rpma.completion import CompletionQueue
     from rpma.pool.protocol.address import TargetAddress
@@ -47,6 +55,7 @@ class AsyncDriver:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._broken: Exception | None = None
+        self._is_closed = False
         self._watched: list[int] = []
         self._queue: CompletionQueue
         self._room = room_for(_COMPLETIONS)
@@ -61,12 +70,21 @@ class AsyncDriver:
         """How long it is until then, in seconds."""
         return None if deadline is None else max(deadline - self.loop.time(), 0)
 
+    def check_loop(self) -> None:
+        """Raise InUseError in any other event loop, and so in any other thread."""
+        if asyncio.get_running_loop() is not self.loop:
+            raise InUseError(
+                "this client belongs to another event loop: hand it what is to be done with "
+                "asyncio.run_coroutine_threadsafe(), or connect once more"
+            )
+
     async def run(self, steps: Any, timeout: float | None) -> Any:
         """The result of `steps`; its needs are seen to as they come.
 
         A task that is cancelled meanwhile takes note of that when the network is done with the
         memory of the program: at once, but for arrays in registered memory.
         """
+        self.check_loop()
         deadline = self.deadline(timeout)
         cancelled: asyncio.CancelledError | None = None
         try:
@@ -113,6 +131,7 @@ class AsyncDriver:
 
         So that the control channel stays in step. `undo` is called with what comes of them then.
         """
+        self.check_loop()
         task = self.loop.create_task(self.run(steps, timeout))
         try:
             return await asyncio.shield(task)
@@ -150,12 +169,18 @@ class AsyncDriver:
             await self._done(need, deadline)
             return None
         if isinstance(need, needs.Run):
-            return await self.loop.run_in_executor(None, need.function)
+            job = _Job(need.function)
+            try:
+                return await self.loop.run_in_executor(None, job)
+            except BaseException:
+                job.abandon()
+                raise
         if isinstance(need, needs.Secure):
             self._channel.secure(key_in=need.keys.to_client, key_out=need.keys.to_target)
             return None
         if os.getpid() != self._pid:
             raise ForkedError("this client belongs to the parent process")
+        self._check_open()
         if self._broken is not None and not isinstance(need, needs.Dial):
             raise again(self._broken)
         turn, line = Waiter(), self._line
@@ -163,6 +188,7 @@ class AsyncDriver:
         line[0].finish()
         try:
             await self._done(turn, deadline)
+            self._check_open()
             return await self._talk(need, deadline)
         finally:
             line.remove(turn)
@@ -197,7 +223,13 @@ class AsyncDriver:
             raise error from None
         except BaseException as error:
             self._break(error)
+            if isinstance(error, TargetLost):  # or it was this client that went
+                self._check_open()
             raise
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClosedError("the client is closed")
 
     def _break(self, error: BaseException) -> None:
         # A reply that is not waited for would be taken for that of the next request.
@@ -304,12 +336,39 @@ class AsyncDriver:
 
     def close(self) -> None:
         """Let go of all; calls that are under way fail."""
+        self._is_closed = True
         self._unwatch()
         if self._writer is not None and not self.loop.is_closed():
             self._writer.close()
         if self.path is not None and os.getpid() == self._pid:
-            self.path.lose(RpmaError("the client was closed"))
             self.path.close()
+
+
+class _Job:
+    """A function that is called in a thread; who waits for its result may be cancelled."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+        self._lock = threading.Lock()
+        self._is_abandoned = False
+        self._result: Any = None
+
+    def __call__(self) -> Any:
+        result = self._function()
+        with self._lock:
+            if not self._is_abandoned:
+                self._result = result
+                return result
+        result.close()
+        return None
+
+    def abandon(self) -> None:
+        """Nobody waits for its result any more: it is closed, now or as soon as there is one."""
+        with self._lock:
+            self._is_abandoned = True
+            result = self._result
+        if result is not None:
+            result.close()
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -44,7 +44,7 @@ class Secure(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Call a function that blocks."""
+    """Call a function that blocks, and whose result is to be closed where nobody gets it."""
 
     function: Callable[[], Any]
 

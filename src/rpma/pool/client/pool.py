@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rpma._buffers import bytes_of
-from rpma.errors import RpmaError, WaitTimeoutError
+from rpma.errors import ClosedError, RpmaError, WaitTimeoutError
 from rpma.pool.client.arrays import Index, RegisteredArray
 from rpma.pool.client.datapath import SEGMENT_SIZE
 from rpma.pool.client.driver import seconds
@@ -410,7 +410,8 @@ class Pool(OpenedPool):
             return
         try:
             if not (self._client._driver.is_lost or self._client.closed):
-                self._run(self._logic.close(), _left(deadline))
+                with contextlib.suppress(ClosedError):  # another thread has closed the client
+                    self._run(self._logic.close(), _left(deadline))
         finally:
             self._let_go()
             if self._owns_client:
