@@ -77,6 +77,6 @@ def test_a_port_that_is_not_free_is_told_with_the_option(fabric: Fabric, tmp_pat
             env=fabric.environment,
         )
     assert done.returncode == 1
-    output = " ".join(done.stdout.split())
+    output = " ".join(done.stderr.split())
     assert f"cannot listen on 127.0.0.1:{port}: " in output
     assert "; name another with --port, or none: " in output

@@ -95,11 +95,45 @@ def test_token_file_that_is_none(text: str, words: str) -> None:
         tokens.parse(text, "FILE")
 
 
-@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o610, 0o601, 0o622])
-def test_token_file_that_others_can_open(tmp_path: Path, mode: int) -> None:
-    file = secret(tmp_path / "token", "secret", mode)
-    with pytest.raises(AuthenticationError, match=rf"open to others \(mode {mode:04o}\): chmod"):
-        tokens.read(file)
+OWNER, ROOT = 1000, 0
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "bits"),
+    [
+        (OWNER, 0o400, []),
+        (OWNER, 0o700, []),
+        (ROOT, 0o440, []),  # as Kubernetes mounts secrets
+        (ROOT, 0o640, []),
+        (OWNER, 0o640, ["g+r"]),
+        (OWNER, 0o644, ["g+r", "o+r"]),
+        (ROOT, 0o644, ["o+r"]),
+        (ROOT, 0o444, ["o+r"]),
+        (ROOT, 0o604, ["o+r"]),
+        (ROOT, 0o660, ["g+w"]),
+        (ROOT, 0o610, ["g+x"]),
+        (ROOT, 0o601, ["o+x"]),
+        (ROOT, 0o622, ["g+w", "o+w"]),
+    ],
+)
+def test_who_may_open_a_token_file(owner: int, mode: int, bits: list[str]) -> None:
+    status = os.stat_result((stat.S_IFREG | mode, 1, 1, 1, owner, 2000, 6, 0, 0, 0))
+    if not bits:
+        tokens.check_mode(Path("FILE"), status)
+        return
+    with pytest.raises(AuthenticationError) as caught:
+        tokens.check_mode(Path("FILE"), status)
+    words = str(caught.value)
+    assert words.startswith(f"token file FILE has mode {mode:04o}: ")
+    assert re.findall(r"\((.\+.)\)", words) == bits
+    assert f"chmod {','.join(bits).replace('+', '-')} FILE" in words
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to root")
+def test_a_secret_as_kubernetes_mounts_it_is_read(tmp_path: Path) -> None:
+    file = secret(tmp_path / "token", "secret", 0o440)
+    os.chown(file, 0, 2000)
+    assert tokens.read(file).token == b"secret"
 
 
 def test_a_token_is_made(tmp_path: Path) -> None:

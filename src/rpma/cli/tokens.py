@@ -30,6 +30,17 @@ NEW_BYTES = 32
 """How many random bytes a new token has."""
 
 
+_FOR_OTHERS = {
+    "g+r": (stat.S_IRGRP, "its group may read it, and its owner is not root"),
+    "g+w": (stat.S_IWGRP, "its group may write it"),
+    "g+x": (stat.S_IXGRP, "its group may execute it"),
+    "o+r": (stat.S_IROTH, "everyone may read it"),
+    "o+w": (stat.S_IWOTH, "everyone may write it"),
+    "o+x": (stat.S_IXOTH, "everyone may execute it"),
+}
+"""What the bits of a file's mode mean that a token file is not to have, as chmod names them."""
+
+
 @dataclass(frozen=True)
 class Tokens:
     """What a token file holds.
@@ -65,17 +76,15 @@ class Tokens:
 def read(path: Path) -> Tokens:
     """Read a token file.
 
+    Its owner may read it, and where that is root, its group: so Kubernetes and systemd give secrets
+    to those who are to have them.
+
     Raises:
         AuthenticationError: others may read it, or there is no token in it.
         OSError: it cannot be read.
     """
     with open(path, "rb") as file:
-        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        if mode & 0o077:
-            raise AuthenticationError(
-                f"token file {path} is open to others (mode {mode:04o}): chmod 600 {path}, and "
-                "change the token if others may have read it"
-            )
+        check_mode(path, os.fstat(file.fileno()))
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise AuthenticationError(f"{path} is too long for a token file")
@@ -84,6 +93,23 @@ def read(path: Path) -> Tokens:
     except UnicodeDecodeError:
         raise AuthenticationError(f"token file {path} is not text in UTF-8") from None
     return parse(text, str(path))
+
+
+def check_mode(path: Path, status: os.stat_result) -> None:
+    """Raise AuthenticationError if others than those who are to have a token may open its file."""
+    mode = stat.S_IMODE(status.st_mode)
+    wrong = {
+        bit: words
+        for bit, (mask, words) in _FOR_OTHERS.items()
+        if mode & mask and not (bit == "g+r" and status.st_uid == 0)
+    }
+    if wrong:
+        who = " and ".join(f"{words} ({bit})" for bit, words in wrong.items())
+        taken = ",".join(bit.replace("+", "-") for bit in wrong)
+        raise AuthenticationError(
+            f"token file {path} has mode {mode:04o}: {who}; chmod {taken} {path}, and change the "
+            "token if others may have read it"
+        )
 
 
 def parse(text: str, path: str) -> Tokens:

@@ -109,15 +109,16 @@ class PageServer:
                     b"accept", b""
                 )
                 kind, body = await asyncio.wait_for(self._made(is_openmetrics), ANSWER_TIMEOUT)
+        except asyncio.TimeoutError:
+            if request is None:
+                self._refused(address, "nothing in time; pool clients come in at --listen's port")
+            raise
         except h11.RemoteProtocolError as error:
             status = error.error_status_hint
-            self._sparing(
-                logging.INFO,
-                "requests for metrics that are none",
-                "a request for metrics from %s is none: %s",
-                address,
-                plain(str(error)),
-            )
+            began, _ = connection.trailing_data
+            is_tls = began.startswith(b"\x16\x03")
+            words = "a TLS handshake; metrics are served without TLS" if is_tls else ""
+            self._refused(address, words or plain(str(error)))
         headers = [
             ("content-type", kind),
             ("content-length", str(len(body))),
@@ -130,6 +131,15 @@ class PageServer:
             writer.write(connection.send(event) or b"")
         writer.close()
         await asyncio.wait_for(writer.wait_closed(), ANSWER_TIMEOUT)
+
+    def _refused(self, address: str | None, words: str) -> None:
+        self._sparing(
+            logging.INFO,
+            "requests for metrics that are none",
+            "a request for metrics from %s is none: %s",
+            address,
+            words,
+        )
 
     async def _made(self, is_openmetrics: bool) -> tuple[str, bytes]:
         making = self._making.get(is_openmetrics)

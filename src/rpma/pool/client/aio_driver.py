@@ -250,7 +250,14 @@ class AsyncDriver:
                 self._writer.write(self._channel.frame(need.payload))
                 await self._writer.drain()
             while (payload := self._channel.next_payload()) is None:
-                data = await self._reader.read(_READ_SIZE)
+                reading = self._reader.read(_READ_SIZE)
+                if isinstance(need, needs.Receive) and need.patience is not None:
+                    try:
+                        data = await asyncio.wait_for(reading, need.patience)
+                    except asyncio.TimeoutError:
+                        return None
+                else:
+                    data = await reading
                 if not data:
                     raise TargetLost("the target closed the connection")
                 self._channel.feed(data)

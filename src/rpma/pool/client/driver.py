@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
 from contextlib import suppress
@@ -111,6 +112,8 @@ class Driver:
                 raise again(self._broken)
             if isinstance(need, needs.Exchange):
                 self._send(need.payload, deadline)
+            elif need.patience is not None and not self._hears(need.patience):
+                return None
             return self._receive(deadline)
         except BaseException as error:
             if self._is_closed and isinstance(error, TargetLost):
@@ -147,6 +150,12 @@ class Driver:
             raise WaitTimeoutError("the target did not take the request in time") from None
         except OSError as error:
             raise TargetLost(f"the connection to the target is lost: {error}") from error
+
+    def _hears(self, patience: float) -> bool:
+        assert self._socket is not None
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(patience * 1000))
 
     def _receive(self, deadline: float | None) -> bytes:
         assert self._socket is not None

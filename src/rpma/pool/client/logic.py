@@ -11,14 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rpma._object import integer
-from rpma.errors import InvalidArgumentError
-from rpma.pool.client import data_connection
+from rpma.errors import InvalidArgumentError, WaitTimeoutError
+from rpma.pool.client import data_connection, probing
 from rpma.pool.client.needs import Dial, Exchange, Receive, Run, Secure, ask, reply
 from rpma.pool.client.pool_logic import PoolLogic
 from rpma.pool.protocol import messages
 from rpma.pool.protocol.attributes import MAX_SIZE, Attributes
 from rpma.pool.protocol.channel import Keys, new_nonce
-from rpma.pool.protocol.errors import PoolSizeError, ProtocolError
+from rpma.pool.protocol.errors import PoolSizeError, ProtocolError, TargetLost
 from rpma.pool.protocol.messages import PoolInfo
 from rpma.pool.protocol.names import check_name
 from rpma.pool.protocol.sizes import parse_size
@@ -64,6 +64,29 @@ def connect(
     return path
 
 
+def _hello(address: TargetAddress, timeout: float | None) -> Generator[Any, Any, messages.Hello]:
+    """The first words of a target; where none come, it is found out what else is there."""
+    patience = probing.PATIENCE if timeout is None or timeout > 2 * probing.PATIENCE else None
+    try:
+        payload = yield Receive(patience)
+        if payload is None:
+            assert address.port is not None
+            words = yield Run(partial(probing.what_listens, address.host, address.port))
+            if words:
+                raise ProtocolError(words)
+            payload = yield Receive()
+        return reply(payload, messages.Hello)
+    except ProtocolError as error:
+        raise ProtocolError(f"{address} is no target: {error}") from None
+    except WaitTimeoutError:
+        raise WaitTimeoutError(
+            f"{address} has taken the connection and said nothing in time; a target says hello at "
+            "once: is this the port of one?"
+        ) from None
+    except TargetLost as error:
+        raise TargetLost(f"{address} did not say hello: {error}") from error
+
+
 def _start_by_ssh(address: TargetAddress, timeout: float | None) -> SshTarget:
     from rpma.pool.client.ssh import SshTarget
 
@@ -74,7 +97,7 @@ def _come_in(
     address: TargetAddress, token: bytes, bounce_size: int, timeout: float | None
 ) -> Generator[Any, Any, DataPath]:
     yield Dial(address)
-    hello = reply((yield Receive()), messages.Hello)
+    hello = yield from _hello(address, timeout)
     if hello.version != messages.VERSION:
         raise ProtocolError(
             f"the target speaks version {hello.version} of the protocol, this client "

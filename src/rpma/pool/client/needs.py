@@ -28,7 +28,13 @@ class Dial(NamedTuple):
 
 
 class Receive(NamedTuple):
-    """Receive the next payload of the control channel."""
+    """Receive the next payload of the control channel.
+
+    Attributes:
+        patience: where nothing has come for so long, in seconds, the result is None.
+    """
+
+    patience: float | None = None
 
 
 class Exchange(NamedTuple):

@@ -14,6 +14,7 @@ import struct
 from dataclasses import dataclass
 
 from rpma.pool.protocol.errors import AuthenticationError, ProtocolError
+from rpma.pool.protocol.foreign import words_for
 
 MAX_PAYLOAD = 64 << 10
 """A longer payload is not accepted, in bytes."""
@@ -67,8 +68,12 @@ class Keys:
 
     def check_client(self, proof: bytes) -> None:
         """Raise AuthenticationError unless this is the proof of a client that has the token."""
-        if not hmac.compare_digest(proof, self.client_proof):
+        if not self.is_of_client(proof):
             raise AuthenticationError("the token is not this target's")
+
+    def is_of_client(self, proof: bytes) -> bool:
+        """Whether this is the proof of a client that has the token."""
+        return hmac.compare_digest(proof, self.client_proof)
 
     def check_target(self, proof: bytes) -> None:
         """Raise AuthenticationError unless this is the proof of a target that has the token."""
@@ -97,6 +102,7 @@ class Channel:
         self._key_out: bytes | None = None
         self._number_in = 0
         self._number_out = 0
+        self._is_first = True
 
     def secure(self, *, key_in: bytes, key_out: bytes) -> None:
         """From the next frame on, in both directions, frames carry authentication codes."""
@@ -131,7 +137,10 @@ class Channel:
             return None
         (length,) = _LENGTH.unpack_from(self._received)
         if length > self._most:
-            raise ProtocolError(f"a message of {length} bytes came, {self._most} are accepted")
+            # Text is a length that is too long by far.
+            foreign = words_for(bytes(self._received[:64])) if self._is_first else ""
+            words = f"a message of {length} bytes came, {self._most} are accepted"
+            raise ProtocolError(foreign or words)
         begin = _LENGTH.size + (_CODE_SIZE if self._key_in is not None else 0)
         if len(self._received) < begin + length:
             return None
@@ -143,4 +152,5 @@ class Channel:
                 raise ProtocolError("a message came that is not the other side's")
             self._number_in += 1
         del self._received[: begin + length]
+        self._is_first = False
         return payload

@@ -146,6 +146,16 @@ class Session:
             )
         token = self._target.token_of(login.user)
         keys = Keys.derive(token, nonce, login.nonce, login.user)
+        if token and Keys.derive(b"", nonce, login.nonce, login.user).is_of_client(login.proof):
+            raise AuthenticationError(
+                "this target asks for a token, and none was given: give it with token=, or with "
+                "--token-file or RPMA_TOKEN_FILE to a command"
+            )
+        if not token and not keys.is_of_client(login.proof):
+            raise AuthenticationError(
+                "this target asks for no token, and one was given: it is another one, or serves "
+                "without a token file"
+            )
         keys.check_client(login.proof)
         self._target.strangers.leave(self)
         await self._stream.send(messages.Accepted(keys.target_proof))
