@@ -34,12 +34,14 @@ def entries(log: bytes | memoryview) -> list[str]:
 
 def target(arguments: argparse.Namespace) -> None:
     """Offer a log, and show what has become of it."""
+    memory = common.map_memory(arguments.file, SIZE)
+    is_durable = common.is_durable_once_flushed(memory, arguments.direct_write_to_pmem)
     usage = rpma.Usage.READ_SRC | rpma.Usage.WRITE_DST | rpma.Usage.FLUSH_TYPE_VISIBILITY
-    if arguments.direct_write_to_pmem:
+    if is_durable:
         usage |= rpma.Usage.FLUSH_TYPE_PERSISTENT
-    config = rpma.PeerConfig(direct_write_to_pmem=arguments.direct_write_to_pmem)
+    config = rpma.PeerConfig(direct_write_to_pmem=is_durable)
     with (
-        common.map_memory(arguments.file, SIZE) as memory,
+        memory,
         rpma.Peer.for_address(arguments.address) as peer,
         peer.register(memory, usage) as log,
         peer.listen(arguments.address, arguments.port) as endpoint,

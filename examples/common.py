@@ -65,6 +65,18 @@ def add_direct_write_to_pmem(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def is_durable_once_flushed(memory: allocation.Memory, is_stated: bool) -> bool:
+    """Whether a flush to persistence makes durable what is written into the memory: it has to be
+    persistent memory, and the operator has to state that writes go there.
+
+    Only then is it registered for such flushes: a device that flushes by itself would refuse other
+    memory, and no other device makes it durable.
+    """
+    if is_stated and not memory.is_dax:
+        print("beware: direct write to pmem is stated, but this is not persistent memory")
+    return is_stated and memory.is_dax
+
+
 def map_memory(file: str | None, size: int) -> allocation.Memory:
     """Map a file, at least `size` bytes of it; or take DRAM where there is no file."""
     if file is None:

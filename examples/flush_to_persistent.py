@@ -3,9 +3,9 @@
 
 How far a flush may go depends on the target's platform, which software cannot find out. Started
 with --direct-write-to-pmem, the target states that what its RNIC writes goes to persistent memory
-and not to CPU caches that lose it. It sends this statement, its peer configuration, to the
-initiator, who then may flush until the data is durable. Otherwise a flush makes it visible only:
-flush_to_persistent_gpspm.py shows what to do then.
+and not to CPU caches that lose it. If FILE is persistent memory it sends this statement, its peer
+configuration, to the initiator, who then may flush until the data is durable. Otherwise a flush
+makes it visible only: flush_to_persistent_gpspm.py shows what to do then.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ SIZE = 4096
 
 def target(arguments: argparse.Namespace) -> None:
     """Offer FILE to be written to and flushed, and say what the platform does."""
+    memory = common.map_memory(arguments.file, SIZE)
+    is_durable = common.is_durable_once_flushed(memory, arguments.direct_write_to_pmem)
     usage = rpma.Usage.WRITE_DST | rpma.Usage.READ_SRC | rpma.Usage.FLUSH_TYPE_VISIBILITY
-    if arguments.direct_write_to_pmem:
+    if is_durable:
         usage |= rpma.Usage.FLUSH_TYPE_PERSISTENT
-    config = rpma.PeerConfig(direct_write_to_pmem=arguments.direct_write_to_pmem)
+    config = rpma.PeerConfig(direct_write_to_pmem=is_durable)
     with (
-        common.map_memory(arguments.file, SIZE) as memory,
+        memory,
         rpma.Peer.for_address(arguments.address) as peer,
         peer.register(memory, usage) as destination,
         peer.listen(arguments.address, arguments.port) as endpoint,
     ):
-        if arguments.direct_write_to_pmem and not memory.is_dax:
-            print("beware: direct write to pmem is stated, but this is not persistent memory")
         print(f"found: {common.text_in(memory.view[:SIZE])}")
         print(f"listening on {arguments.address}:{arguments.port}", flush=True)
         private_data = common.join(destination.descriptor, config.descriptor)

@@ -9,7 +9,7 @@ from cffi import FFI
 # verbs.h first: the others name its types.
 DECLARATIONS = ("verbs.h", "librpma.h", "binding.h", "pool.h")
 
-PREAMBLE = '#include "binding.h"\n#include "../pool/pool.h"'
+PREAMBLE = '#include "binding.h"\n#include "../common/wc_opcodes.h"\n#include "../pool/pool.h"'
 
 
 def main() -> None:

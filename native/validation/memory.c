@@ -139,9 +139,15 @@ void
 after_rpma_mr_reg(struct call *call, int ret, struct object *peer, void *ptr, size_t size,
 		  int usage, struct object *mr)
 {
-	(void)call;
-	if (ret)
+	if (ret) {
+		if (ret == RPMA_E_PROVIDER && errno == EINVAL &&
+		    (usage & RPMA_MR_USAGE_FLUSH_TYPE_PERSISTENT))
+			hint(call,
+			     "a device that flushes by itself takes "
+			     "RPMA_MR_USAGE_FLUSH_TYPE_PERSISTENT for persistent memory alone: "
+			     "register other memory with RPMA_MR_USAGE_FLUSH_TYPE_VISIBILITY");
 		return;
+	}
 	mr->peer = peer;
 	mr->local.ptr = ptr;
 	mr->local.size = size;

@@ -3,6 +3,7 @@
  * requests.c -- what is in the queues of connections: requests from their posting until a work
  * completion retires them, as far as the program has been told.
  */
+#include "../common/wc_opcodes.h"
 #include "validation.h"
 #include "line.h"
 
@@ -326,6 +327,29 @@ complete(struct call *call, struct requests *requests, bool is_receive, const st
 	return is_found;
 }
 
+static const char *
+opcode_text(unsigned opcode)
+{
+	switch (opcode) {
+	case IBV_WC_SEND:
+		return "SEND";
+	case IBV_WC_RDMA_WRITE:
+		return "RDMA_WRITE";
+	case IBV_WC_RDMA_READ:
+		return "RDMA_READ";
+	case IBV_WC_FLUSH:
+		return "FLUSH";
+	case IBV_WC_ATOMIC_WRITE:
+		return "ATOMIC_WRITE";
+	case IBV_WC_RECV:
+		return "RECV";
+	case IBV_WC_RECV_RDMA_WITH_IMM:
+		return "RECV_RDMA_WITH_IMM";
+	default:
+		return "OTHER";
+	}
+}
+
 static void
 log_wc(const struct object *cq, const struct ibv_wc *wc)
 {
@@ -340,14 +364,8 @@ log_wc(const struct object *cq, const struct ibv_wc *wc)
 	if (cq->cq.owner && atomic_load(&cq->cq.owner->state) >> 2 == KIND_CONN)
 		(void)snprintf(owner, sizeof(owner), "conn#%u", cq->cq.owner->number);
 	if (wc->status == IBV_WC_SUCCESS) {
-		const char *name = wc->opcode == IBV_WC_SEND                 ? "SEND"
-				   : wc->opcode == IBV_WC_RDMA_WRITE         ? "RDMA_WRITE"
-				   : wc->opcode == IBV_WC_RDMA_READ          ? "RDMA_READ"
-				   : wc->opcode == IBV_WC_RECV               ? "RECV"
-				   : wc->opcode == IBV_WC_RECV_RDMA_WITH_IMM ? "RECV_RDMA_WITH_IMM"
-									     : "OTHER";
-		(void)snprintf(opcode, sizeof(opcode), " opcode=%s byte_len=%u", name,
-			       wc->byte_len);
+		(void)snprintf(opcode, sizeof(opcode), " opcode=%s byte_len=%u",
+			       opcode_text(wc->opcode), wc->byte_len);
 		if (wc->wc_flags & IBV_WC_WITH_IMM)
 			(void)snprintf(imm, sizeof(imm), " imm=0x%x", be32toh(wc->imm_data));
 	}

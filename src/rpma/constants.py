@@ -20,7 +20,8 @@ class Usage(IntFlag):
     FLUSH_TYPE_VISIBILITY = lib.RPMA_MR_USAGE_FLUSH_TYPE_VISIBILITY
     """The other side may flush what it wrote until it is visible here."""
     FLUSH_TYPE_PERSISTENT = lib.RPMA_MR_USAGE_FLUSH_TYPE_PERSISTENT
-    """The other side may flush what it wrote until it is durable: persistent memory."""
+    """The other side may flush what it wrote until it is durable. For persistent memory: a device
+    that flushes by itself refuses others (docs/durability.md)."""
     SEND = lib.RPMA_MR_USAGE_SEND
     """Messages are sent from it."""
     RECV = lib.RPMA_MR_USAGE_RECV
@@ -107,6 +108,10 @@ class WcOpcode(IntEnum):
     FETCH_ADD = lib.IBV_WC_FETCH_ADD
     BIND_MW = lib.IBV_WC_BIND_MW
     LOCAL_INV = lib.IBV_WC_LOCAL_INV
+    FLUSH = lib.IBV_WC_FLUSH
+    """A flush, by a device that has it; by others it is an RDMA_READ."""
+    ATOMIC_WRITE = lib.IBV_WC_ATOMIC_WRITE
+    """An atomic write, by a device that has it; by others it is an RDMA_WRITE."""
     RECV = lib.IBV_WC_RECV
     RECV_RDMA_WITH_IMM = lib.IBV_WC_RECV_RDMA_WITH_IMM
 

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rpma._buffers import bytes_of, copied
-from rpma._native import ffi, lib
+from rpma._native import ffi, lib, text
 from rpma._object import NativeObject, handle_out, integer, pointer_to, require
 from rpma.constants import Advice, AdviseFlags, FlushType, Usage
-from rpma.errors import InvalidArgumentError, error_for
+from rpma.errors import InvalidArgumentError, errno_of, error_for
 
 if TYPE_CHECKING:
     from rpma._types import Buffer, WritableBuffer
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 _SIZE_MAX = (1 << 64) - 1
 _DESCRIPTOR_ROOM = 255
 _LAYOUT = struct.Struct("<QQIB")
+
+_NOT_PERSISTENT = (
+    "usage has FLUSH_TYPE_PERSISTENT, which a device that flushes by itself takes for persistent "
+    "memory alone: a device DAX, or, if it has on-demand paging, a file on DAX. Register other "
+    "memory with FLUSH_TYPE_VISIBILITY (docs/durability.md)"
+)
 
 
 class Descriptor(NamedTuple):
@@ -73,7 +80,7 @@ class MemoryRegion(NativeObject):
         pointer = pointer_to(view)
         ret = lib.rpmapy_mr_reg(peer._h, pointer, view.nbytes, usage, out)
         if ret:
-            raise error_for(ret, f"register {view.nbytes} bytes")
+            raise error_for(ret, f"register {view.nbytes} bytes", _hint(usage))
         self._adopt(out)
         self._peer = peer
         self._view = view
@@ -270,6 +277,12 @@ def _usage(usage: object) -> Usage:
             f"usage={number:#x} must combine members of rpma.Usage, at least one"
         )
     return Usage(number)
+
+
+def _hint(usage: Usage) -> str:
+    """What else there is to say of a registration that the device has just refused."""
+    is_invalid = errno_of(text(lib.rpmapy_call_message())) == errno.EINVAL
+    return _NOT_PERSISTENT if is_invalid and Usage.FLUSH_TYPE_PERSISTENT in usage else ""
 
 
 def require_regions(**regions: tuple[type, object]) -> None:

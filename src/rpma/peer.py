@@ -77,7 +77,8 @@ class Peer(NativeObject):
             TypeError: it has no buffer.
             InvalidArgumentError: it is read-only, not contiguous, empty or of Python objects; or
                 bad `usage`.
-            ProviderError: the device refuses, as when RLIMIT_MEMLOCK is too small.
+            ProviderError: the device refuses, as when RLIMIT_MEMLOCK is too small; or, with EINVAL
+                and if it flushes by itself, FLUSH_TYPE_PERSISTENT for other memory than persistent.
         """
         return MemoryRegion(self, buffer, usage)
 

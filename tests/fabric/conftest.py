@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fabrics.fabric import Fabric
+from fabrics.fabric import DAX_VARIABLE, Fabric
 
 if TYPE_CHECKING:
     from pairs import Pair
@@ -26,6 +26,25 @@ def peer(fabric: Fabric) -> Iterator[rpma.Peer]:
 
     with rpma.Peer.for_address(fabric.address) as opened:
         yield opened
+
+
+@pytest.fixture
+def persistent(peer: rpma.Peer, fabric: Fabric) -> Iterator[bytearray | rpma.allocation.Memory]:
+    """Memory that may be registered for flushes to persistence: persistent memory where there is
+    some, other memory where the device takes that.
+    """
+    from pairs import SIZE, has_native_flush
+
+    import rpma
+
+    if fabric.dax is not None:
+        with rpma.allocation.map_file(fabric.dax) as memory:
+            memory.view[:SIZE] = bytes(SIZE)
+            yield memory
+    elif has_native_flush(peer):
+        pytest.skip(f"takes persistent memory: {DAX_VARIABLE} names a device DAX to be overwritten")
+    else:
+        yield bytearray(SIZE)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -25,7 +26,8 @@ A_MOMENT = 0.2
 
 VISIBILITY = FlushType.VISIBILITY
 PERSISTENT = FlushType.PERSISTENT
-EVERYTHING = Usage(0xFF)
+#: What any memory can be registered for. Persistence is for the fixture `persistent`.
+EVERYTHING = Usage(0xFF) & ~Usage.FLUSH_TYPE_PERSISTENT
 SIZE = 1 << 16
 
 
@@ -36,7 +38,7 @@ class Pair:
     target: rpma.Connection
     initiator: rpma.Connection
     #: The target's memory, as the target has it and as the initiator sees it.
-    memory: bytearray
+    memory: bytearray | rpma.allocation.Memory
     region: rpma.MemoryRegion
     remote: rpma.RemoteMemoryRegion
     #: The initiator's memory.
@@ -101,13 +103,18 @@ def pair(
     fabric: Fabric,
     *,
     size: int = SIZE,
+    memory: bytearray | rpma.allocation.Memory | None = None,
     usage: Usage = EVERYTHING,
     target: ConnectionConfig | None = None,
     initiator: ConnectionConfig | None = None,
 ) -> Iterator[Pair]:
-    """A connection with memory on both sides, closed again at the end."""
+    """A connection with memory on both sides, closed again at the end.
+
+    Args:
+        memory: the target's, if it is to be a certain one.
+    """
     with ExitStack() as stack:
-        memory, own = bytearray(size), bytearray(size)
+        memory, own = bytearray(size) if memory is None else memory, bytearray(size)
         region = stack.enter_context(peer.register(memory, usage))
         local = stack.enter_context(peer.register(own, EVERYTHING))
         remote = stack.enter_context(rpma.RemoteMemoryRegion(region.descriptor))
@@ -115,6 +122,19 @@ def pair(
         stack.enter_context(server)
         stack.enter_context(client)
         yield Pair(server, client, memory, region, remote, own, local)
+
+
+def has_native_flush(peer: rpma.Peer) -> bool:
+    """Whether the device does, and librpma has it do so: then only persistent memory may be
+    registered for flushes to persistence.
+    """
+    try:
+        peer.register(bytearray(8), Usage.FLUSH_TYPE_PERSISTENT).close()
+    except rpma.ProviderError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return True
+    return False
 
 
 def pattern(length: int, seed: int = 0) -> bytes:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fabrics.fabric import Fabric
+from fabrics.fabric import DAX_VARIABLE, Fabric
+from rpma import allocation
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -30,7 +31,9 @@ Arguments = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Case:
-    """One way to run an example, and what must come of it. FILE stands for a path on tmpfs."""
+    """One way to run an example, and what must come of it. FILE stands for a path on tmpfs, or for
+    a device DAX.
+    """
 
     example: str
     #: Arguments of the target, after address and port, and lines that it must print.
@@ -42,6 +45,7 @@ class Case:
     #: What FILE holds before (None: there is no such file), and what it starts with afterwards.
     before: bytes | None = None
     after: bytes | None = None
+    is_dax: bool = False
 
 
 TEXT = "Les sanglots longs"
@@ -96,8 +100,21 @@ CASES = {
         before=b"before".ljust(8192, b"\0"),
         after=TEXT.encode() + b"\0",
     ),
-    # Nobody loses data by this false statement about a tmpfs.
     "flush_to_persistent": Case(
+        "flush_to_persistent",
+        target=("FILE", "--direct-write-to-pmem"),
+        target_prints=("mapped FILE: persistent memory (DAX)", f"written: {TEXT}"),
+        initiators=((TEXT,),),
+        initiator_prints=(
+            f"written and flushed (PERSISTENT): {TEXT}",
+            "by what the target states it is durable",
+            "read back: the same",
+        ),
+        before=b"before",
+        after=TEXT.encode() + b"\0",
+        is_dax=True,
+    ),
+    "flush_to_persistent, a false statement about a tmpfs": Case(
         "flush_to_persistent",
         target=("FILE", "--direct-write-to-pmem"),
         target_prints=(
@@ -106,8 +123,8 @@ CASES = {
         ),
         initiators=((TEXT,),),
         initiator_prints=(
-            f"written and flushed (PERSISTENT): {TEXT}",
-            "by what the target states it is durable",
+            f"written and flushed (VISIBILITY): {TEXT}",
+            "by what the target states it is visible, but not durable",
             "read back: the same",
         ),
         after=TEXT.encode() + b"\0",
@@ -165,6 +182,22 @@ CASES = {
         ),
         before=LOG_BEFORE.ljust(4096, b"\0"),
         after=LOG_AFTER + b"\0",
+        is_dax=True,
+    ),
+    "atomic_write, a false statement about a tmpfs": Case(
+        "atomic_write",
+        target=("FILE", "--direct-write-to-pmem"),
+        target_prints=(
+            "beware: direct write to pmem is stated, but this is not persistent memory",
+            "the log: ['before', 'one']",
+        ),
+        initiators=(("one",),),
+        initiator_prints=(
+            "appended: one (visible, not durable)",
+            "the log: ['before', 'one']",
+        ),
+        before=LOG_BEFORE.ljust(4096, b"\0"),
+        after=LOG_AFTER[:-4].replace((31).to_bytes(8, "little"), (27).to_bytes(8, "little")),
     ),
     "atomic_write, DRAM": Case(
         "atomic_write",
@@ -295,10 +328,18 @@ def file() -> Iterator[str]:
 @pytest.mark.fabric
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_it_does_what_it_says(case: Case, fabric: Fabric, processes: Processes, file: str) -> None:
+    if case.is_dax:
+        if fabric.dax is None:
+            pytest.skip(f"takes persistent memory: {DAX_VARIABLE} names a device DAX")
+        file = fabric.dax
+
     def with_file(arguments: Arguments) -> list[str]:
         return [argument.replace("FILE", file) for argument in arguments]
 
-    if case.before is not None:
+    if case.before is not None and case.is_dax:
+        with allocation.map_file(file) as memory:
+            memory.view[: len(case.before)] = case.before
+    elif case.before is not None:
         Path(file).write_bytes(case.before)
     where = (fabric.address, fabric.next_port())
 
@@ -312,7 +353,10 @@ def test_it_does_what_it_says(case: Case, fabric: Fabric, processes: Processes, 
     for initiator in initiators:
         assert_printed(with_file(case.initiator_prints), initiator.finish())
     assert_printed(with_file(case.target_prints), target.finish())
-    if case.after is not None:
+    if case.after is not None and case.is_dax:
+        with allocation.map_file(file) as memory:
+            assert bytes(memory.view[: len(case.after)]) == case.after
+    elif case.after is not None:
         assert Path(file).read_bytes().startswith(case.after)
 
 

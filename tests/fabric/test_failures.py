@@ -257,7 +257,7 @@ SERVER = """
 import sys, time, rpma
 address, port = sys.argv[1:]
 peer = rpma.Peer.for_address(address)
-region = peer.register(bytearray(1 << 16), rpma.Usage(0xFF))
+region = peer.register(bytearray(1 << 16), rpma.Usage(0xFF) ^ rpma.Usage.FLUSH_TYPE_PERSISTENT)
 with peer.listen(address, port) as endpoint:
     print("listening", flush=True)
     connection = endpoint.accept(region.descriptor)

@@ -655,7 +655,7 @@ def test_a_child_that_exits_as_usual_leaves_the_parent_alone(fabric: Fabric) -> 
 import os, sys, rpma
 peer = rpma.Peer.for_address({fabric.address!r})
 memory = bytearray(64)
-region = peer.register(memory, rpma.Usage(0xFF))
+region = peer.register(memory, rpma.Usage(0xFF) ^ rpma.Usage.FLUSH_TYPE_PERSISTENT)
 endpoint = peer.listen({fabric.address!r}, {fabric.next_port()})
 client = peer.request(endpoint.address, endpoint.port).connect()
 server = endpoint.next_conn_req(timeout=20).connect()
@@ -709,7 +709,7 @@ def test_an_interpreter_may_exit_with_everything_open(fabric: Fabric) -> None:
     code = f"""
 import rpma, threading
 peer = rpma.Peer.for_address({fabric.address!r})
-region = peer.register(bytearray(64), rpma.Usage(0xFF))
+region = peer.register(bytearray(64), rpma.Usage(0xFF) ^ rpma.Usage.FLUSH_TYPE_PERSISTENT)
 srq = peer.create_srq()
 endpoint = peer.listen({fabric.address!r}, {fabric.next_port()})
 client = peer.request(endpoint.address, endpoint.port).connect()

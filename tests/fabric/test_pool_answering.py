@@ -898,7 +898,7 @@ from rpma.pool.protocol.wire import REQUEST
 address, port = sys.argv[1:]
 peer = rpma.Peer.for_address(address)
 buffer = bytearray(REQUEST.pack(1, 0, 8, 1, 0)) + bytearray(16)
-region = peer.register(buffer, rpma.Usage(0xFF))
+region = peer.register(buffer, rpma.Usage(0xFF) ^ rpma.Usage.FLUSH_TYPE_PERSISTENT)
 request = peer.request(address, port)
 request.recv(region, 32, 16, wr_id=1)
 connection = request.connect()

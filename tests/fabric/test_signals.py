@@ -36,10 +36,10 @@ def make():
     with (
         rpma.Peer.for_address(address) as another,
         another.listen(address, another_port),
-        another.register(bytearray(4096), rpma.Usage(0xFF)),
+        another.register(bytearray(4096), rpma.Usage(0xFF) ^ rpma.Usage.FLUSH_TYPE_PERSISTENT),
         another.create_srq(),
         rpma.ConnectionConfig(sq_size=5),
-        peer.register(buffer, rpma.Usage(0xFF)) as region,
+        peer.register(buffer, rpma.Usage(0xFF) ^ rpma.Usage.FLUSH_TYPE_PERSISTENT) as region,
         rpma.RemoteMemoryRegion(region.descriptor) as remote,
     ):
         with peer.request(address, port, config) as request:

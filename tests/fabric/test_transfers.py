@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import array
+import errno
 import mmap
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy
@@ -19,6 +21,7 @@ from pairs import (
     Pair,
     completions,
     connections,
+    has_native_flush,
     pair,
     pattern,
 )
@@ -213,7 +216,18 @@ def test_the_last_bytes_of_a_region_can_be_flushed(
         assert linked.initiator.cq.next_wc(SOON).status is WcStatus.SUCCESS
 
 
-def test_a_persistent_flush_needs_the_word_of_the_target(linked: Pair) -> None:
+@pytest.fixture
+def durably_linked(
+    peer: rpma.Peer, fabric: Fabric, persistent: bytearray | rpma.allocation.Memory
+) -> Iterator[Pair]:
+    """A connected pair whose target's memory may be flushed to persistence."""
+    usage = EVERYTHING | Usage.FLUSH_TYPE_PERSISTENT
+    with pair(peer, fabric, memory=persistent, usage=usage) as made:
+        yield made
+
+
+def test_a_persistent_flush_needs_the_word_of_the_target(durably_linked: Pair) -> None:
+    linked = durably_linked
     conn = linked.initiator
     calls = [
         lambda: conn.flush(linked.remote, 0, 8, PERSISTENT),
@@ -246,6 +260,20 @@ def test_a_persistent_flush_needs_the_word_of_the_target(linked: Pair) -> None:
     conn.flush_wait(linked.remote, 0, 8, timeout=SOON)
 
 
+def test_memory_that_is_not_persistent_is_refused_with_the_way_out(peer: rpma.Peer) -> None:
+    """By a device that flushes by itself."""
+    if not has_native_flush(peer):
+        pytest.skip("the device, or librpma, flushes by reading: any memory will do")
+    with pytest.raises(rpma.ProviderError) as caught:
+        peer.register(bytearray(4096), EVERYTHING | Usage.FLUSH_TYPE_PERSISTENT)
+    assert caught.value.errno == errno.EINVAL
+    for words in ("FLUSH_TYPE_PERSISTENT", "persistent memory alone", "FLUSH_TYPE_VISIBILITY"):
+        assert words in str(caught.value)
+    with pytest.raises(rpma.ProviderError, match="FLUSH_TYPE_VISIBILITY"):
+        peer.register(rpma.allocation.anonymous(4096), Usage.FLUSH_TYPE_PERSISTENT)
+    peer.register(bytearray(4096), EVERYTHING).close()
+
+
 @pytest.mark.parametrize("bad", ["x", None, 1, bytearray(1)])
 def test_only_a_peer_configuration_is_applied(linked: Pair, bad: object) -> None:
     with pytest.raises(TypeError, match=r"config must be a rpma\.PeerConfig"):
@@ -260,10 +288,17 @@ def test_only_a_peer_configuration_is_applied(linked: Pair, bad: object) -> None
     ("registered", "refused"), [("VISIBILITY", PERSISTENT), ("PERSISTENT", VISIBILITY)]
 )
 def test_a_flush_needs_its_usage(
-    peer: rpma.Peer, fabric: Fabric, registered: str, refused: rpma.FlushType
+    peer: rpma.Peer,
+    fabric: Fabric,
+    persistent: bytearray | rpma.allocation.Memory,
+    registered: str,
+    refused: rpma.FlushType,
 ) -> None:
     usage = Usage.WRITE_DST | Usage.READ_SRC | Usage[f"FLUSH_TYPE_{registered}"]
-    with pair(peer, fabric, usage=usage) as made, rpma.PeerConfig() as config:
+    with (
+        pair(peer, fabric, memory=persistent, usage=usage) as made,
+        rpma.PeerConfig() as config,
+    ):
         config.direct_write_to_pmem = True
         made.initiator.apply_remote_peer_config(config)
         for call in (made.initiator.flush, made.initiator.flush_wait):

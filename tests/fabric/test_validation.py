@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from pairs import has_native_flush
 
+import rpma
 from fabrics.fabric import Fabric
 from fabrics.validation import Done, compile_program, folder, parsed, run
 
@@ -153,6 +155,9 @@ BY_FABRIC = {
     "private_data_too_long": Error(
         PROVIDER, "pdata->len is 255: on InfiniBand and RoCE private data has at most 56 bytes"
     ),
+    "persistent_flush_of_dram": Error(
+        PROVIDER, "takes RPMA_MR_USAGE_FLUSH_TYPE_PERSISTENT for persistent memory alone: register"
+    ),
 }
 
 #: Their memory is not for devices that pin it.
@@ -180,8 +185,12 @@ def make(mistakes: Path, fabric: Fabric) -> Callable[..., Done]:
 def expected(name: str, fabric: Fabric) -> Assertion | Error | Warned:
     if name in SOFT_ONLY and fabric.name != "soft":
         pytest.skip("the device would have to pin the memory")
-    if name in BY_FABRIC and fabric.name == "soft":
+    if name == "private_data_too_long" and fabric.name == "soft":
         pytest.skip("iWARP carries as much")
+    if name == "persistent_flush_of_dram":
+        with rpma.Peer.for_address(fabric.address) as peer:
+            if not has_native_flush(peer):
+                pytest.skip("the device, or librpma, flushes by reading: any memory will do")
     return {**MISTAKES, **BY_FABRIC}[name]
 
 

@@ -17,6 +17,9 @@ FIRST_PORT = 18515 + os.getpid() % 128 * 100
 #: Addresses that nobody has (RFC 5737).
 DOCUMENTATION = ("192.0.2.1", "198.51.100.1", "203.0.113.1")
 
+#: Names a device DAX whose contents tests may overwrite.
+DAX_VARIABLE = "RPMA_TEST_DAX"
+
 _ports = itertools.count(FIRST_PORT)
 
 
@@ -45,6 +48,8 @@ class Fabric:
     pads_private_data: bool = True
     #: What programs other than Python's with rpma need in their environment.
     variables: Mapping[str, str] = field(default_factory=dict)
+    #: A device DAX that tests may write to, on a machine that says of one that they may.
+    dax: str | None = None
     #: How many objects of each kind the device has, as far as it tells.
     resources: Callable[[], dict[str, int]] = dict
 

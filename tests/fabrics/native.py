@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from .fabric import Fabric, NoFabricError, librpma
+from .fabric import DAX_VARIABLE, Fabric, NoFabricError, librpma
 
 INFINIBAND = Path("/sys/class/infiniband")
 
@@ -48,6 +48,7 @@ def find() -> Fabric:
                     device=device,
                     address=addresses["inet"][0],
                     address6=next(iter(addresses["inet6"]), None),
+                    dax=os.environ.get(DAX_VARIABLE) or None,
                     resources=partial(resources, device),
                 )
     raise NoFabricError("the machine has no RDMA device with an IPv4 address")

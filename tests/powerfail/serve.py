@@ -57,7 +57,7 @@ def shadow_some() -> None:
         mapped(self, *arguments)
         assert self.is_shadowed == here.is_shadowed
 
-    served_pool._can_register = lambda peer, data: not here.is_shadowed and can_register(peer, data)
+    served_pool._can_register = lambda *of: not here.is_shadowed and can_register(*of)
     served_pool.ServedPool.map = map_  # type: ignore[method-assign, assignment]
 
 

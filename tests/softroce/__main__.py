@@ -21,7 +21,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from softroce import kernel
-from softroce.guest import BOOT_LIMIT, RUN_LIMIT, Guest, GuestError
+from softroce.guest import BOOT_LIMIT, DAX, RUN_LIMIT, Guest, GuestError
 from softroce.kernel import KernelError
 
 #: The exit code when it is the guest that failed, not the command.
@@ -32,6 +32,13 @@ def main() -> int:
     """Parse the command line, run the command, return its exit code."""
     parser = argparse.ArgumentParser(prog="softroce", description=__doc__.splitlines()[0])
     parser.add_argument("--memory", default="2G", help="the guest's memory (default: %(default)s)")
+    parser.add_argument(
+        "--persistent-memory",
+        type=int,
+        default=0,
+        metavar="MIB",
+        help=f"how much persistent memory it is to have, as {DAX} (x86-64; needs ndctl)",
+    )
     parser.add_argument(
         "--kernel",
         type=kernel.series_of,
@@ -76,6 +83,7 @@ def main() -> int:
             device=not arguments.no_device,
             chosen=chosen,
             memory=arguments.memory,
+            persistent_memory=arguments.persistent_memory << 20,
             boot_limit=arguments.boot_limit,
             run_limit=arguments.run_limit,
         )

@@ -7,6 +7,7 @@ is shared for results; both sides see it at the same path. Its files are the who
     facts ready                           written once the device is there, just before the command
     stdout stderr                         the command's output, as it comes
     exit                                  its exit code, written last
+    persistent                            what its persistent memory holds, if it has any
     console kernel.log                    the console; the kernel's log where the command failed
 """
 
@@ -29,6 +30,11 @@ from types import TracebackType
 from . import initramfs, kernel
 
 HERE = Path(__file__).resolve().parent
+
+#: The file in the results folder that is the guest's persistent memory; what the guest makes of it.
+PERSISTENT = "persistent"
+DAX = "/dev/dax0.0"
+DAX_MODULES = ("nfit", "nd_pmem", "dax_pmem", "device_dax")
 
 #: Seconds from the start of QEMU until the guest must be ready for its command.
 BOOT_LIMIT = 180.0
@@ -77,8 +83,9 @@ class Guest:
     """A guest that runs one command: start it, `poll` or `wait` for its exit code, close it.
 
     It is a context manager; leaving it ends QEMU, whatever state the guest is in. `chosen` is the
-    kernel, if it is to be a certain one. `options` are added to QEMU's command line,
-    `kernel_options` to the kernel's.
+    kernel, if it is to be a certain one. `persistent_memory` is how much of that it has, emulated,
+    in bytes: a device DAX, `DAX`, whose contents are the file `persistent` in `share`. `options`
+    are added to QEMU's command line, `kernel_options` to the kernel's.
     """
 
     def __init__(
@@ -91,6 +98,7 @@ class Guest:
         device: bool = True,
         chosen: kernel.Kernel | None = None,
         memory: str = "2G",
+        persistent_memory: int = 0,
         processors: int = 2,
         boot_limit: float = BOOT_LIMIT,
         run_limit: float = RUN_LIMIT,
@@ -105,6 +113,7 @@ class Guest:
         self._device = device
         self._chosen = chosen
         self._memory = memory
+        self._persistent_memory = persistent_memory
         self._processors = processors
         self._boot_limit = boot_limit
         self._run_limit = run_limit
@@ -131,7 +140,8 @@ class Guest:
         """Fill the results folder and start QEMU; the guest is not ready yet when this returns."""
         chosen = self._chosen or kernel.obtain()
         self._prepare()
-        initramfs.build(chosen, HERE / "init.sh", self.share / "initramfs")
+        modules = initramfs.MODULES + (DAX_MODULES if self._persistent_memory else ())
+        initramfs.build(chosen, HERE / "init.sh", self.share / "initramfs", modules)
         command = self._qemu_command(chosen)
         self._started = time.monotonic()
         with (self.share / "qemu.log").open("wb") as log:
@@ -186,7 +196,9 @@ class Guest:
         return (self.share / "ready").exists()
 
     def facts(self) -> dict[str, str]:
-        """What the guest says about itself once it is ready: device, address, address6, kernel."""
+        """What the guest says about itself once it is ready: device, address, address6, kernel,
+        dax.
+        """
         try:
             lines = (self.share / "facts").read_text().splitlines()
         except FileNotFoundError:
@@ -230,6 +242,9 @@ class Guest:
         self.share.mkdir(parents=True, exist_ok=True)
         for name in ("facts", "ready", "exit", "console", "kernel.log", "without-device"):
             (self.share / name).unlink(missing_ok=True)
+        if self._persistent_memory:
+            with (self.share / PERSISTENT).open("ab") as file:
+                file.truncate(self._persistent_memory)
         for name in ("stdout", "stderr"):
             (self.share / name).write_bytes(b"")
         if not self._device:
@@ -273,8 +288,14 @@ class Guest:
             *_folder("share", self.share, "readonly=off"),
             *("-kernel", str(chosen.image), "-initrd", str(self.share / "initramfs")),
             *("-append", " ".join(parameters)),
+            *(_nvdimm(self.share / PERSISTENT, self._persistent_memory)),
             *self._options,
         ]
+
+
+def can_have_persistent_memory() -> bool:
+    """Whether a guest can: QEMU emulates it for x86-64 only, and ndctl sets it up."""
+    return platform.machine() == "x86_64" and shutil.which("ndctl") is not None
 
 
 def forwarded(environment: Mapping[str, str]) -> dict[str, str]:
@@ -295,6 +316,17 @@ def tail(file: Path, size: int = LOG_TAIL) -> str:
     if len(content) > size:
         content = content[-size:].split(b"\n", 1)[-1]
     return content.decode(errors="replace").replace("\r", "").strip()
+
+
+def _nvdimm(file: Path, size: int) -> list[str]:
+    """QEMU's options for persistent memory."""
+    if not size:
+        return []
+    backend = f"memory-backend-file,id={PERSISTENT},share=on,mem-path={_escaped(file)},size={size}"
+    return [
+        *("-machine", "nvdimm=on", "-m", "slots=1,maxmem=16G"),
+        *("-object", backend, "-device", f"nvdimm,memdev={PERSISTENT}"),
+    ]
 
 
 def _folder(tag: str, folder: Path, access: str) -> list[str]:

@@ -34,8 +34,10 @@ _PROGRAM = 0o100755
 _CHARACTER_DEVICE = 0o020600
 
 
-def build(kernel: Kernel, init: Path, destination: Path) -> None:
-    """Write the initramfs that runs the script `init` as the guest's first process."""
+def build(kernel: Kernel, init: Path, destination: Path, modules: Iterable[str] = MODULES) -> None:
+    """Write the initramfs that loads modules and runs the script `init` as the guest's first
+    process.
+    """
     busybox = shutil.which("busybox")
     if busybox is None:
         raise KernelError("busybox is not installed (Debian package: busybox-static)")
@@ -50,7 +52,7 @@ def build(kernel: Kernel, init: Path, destination: Path) -> None:
         # The kernel opens /dev/console for init before init can mount anything.
         archive.add("dev/console", _CHARACTER_DEVICE, device=(5, 1))
         archive.add("bin/busybox", _PROGRAM, program)
-        for module in load_order(kernel.modules, MODULES):
+        for module in load_order(kernel.modules, modules):
             names.append(module.name.split(".ko")[0])
             archive.add(f"modules/{names[-1]}.ko", _PROGRAM, _unpacked(module))
         archive.add("modules/order", _PROGRAM, "".join(f"{name}\n" for name in names).encode())

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from fabrics.fabric import librpma
+from fabrics.fabric import DAX_VARIABLE, librpma
 
-from .guest import Guest, GuestError, tail
+from .guest import DAX, Guest, GuestError, can_have_persistent_memory, tail
 from .inside import rebuilt_warning, with_tuples
 from .kernel import KernelError
 
@@ -26,6 +26,9 @@ TEST_LIMIT = 120
 GRACE = 60
 #: How long pytest may take in the guest to start and collect.
 COLLECT_LIMIT = 180
+
+#: How much persistent memory the guest has, in bytes: what a namespace takes at least, and some.
+PERSISTENT_MEMORY = 32 << 20
 
 #: Where the guest's tests have their temporary folders: in its memory, new with every boot.
 BASETEMP = "/run/pytest"
@@ -110,6 +113,7 @@ class RemoteSession:
         if self._guest is not None:
             return
         (self._share / "items").write_text("".join(f"{item.nodeid}\n" for item in self._items))
+        persistent_memory = PERSISTENT_MEMORY if can_have_persistent_memory() else 0
         self._guest = Guest(
             self._command(),
             self._share,
@@ -119,7 +123,9 @@ class RemoteSession:
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "PYTHONUNBUFFERED": "1",
                 "RPMA_FABRIC": "rdma",
+                DAX_VARIABLE: DAX if persistent_memory else "",
             },
+            persistent_memory=persistent_memory,
         )
         self._guest.start()
         while not self._guest.ready():
@@ -127,6 +133,8 @@ class RemoteSession:
         self._facts = self._guest.facts()
         if not self._facts["device"]:
             raise GuestError(f"the guest could not make its device\n{self._guest.log()}")
+        if persistent_memory and not self._facts["dax"]:
+            raise GuestError(f"the guest has no persistent memory\n{self._guest.log()}")
         self._wait_for_event(COLLECT_LIMIT, "pytest in the guest did not finish collecting")
 
     def _command(self) -> list[str]:

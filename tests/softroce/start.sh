@@ -34,10 +34,21 @@ END
     [ -e /sys/class/infiniband/rxe0 ] || echo "softroce: no device rxe0"
 fi
 
+dax=
+if [ -e persistent ]; then
+    ndctl create-namespace --force --reconfig=namespace0.0 --mode=devdax > /dev/null
+    dax=/dev/dax0.0
+    if [ ! -c $dax ]; then
+        echo "softroce: no persistent memory $dax"
+        dax=
+    fi
+fi
+
 cat > facts << END
 device=$device
 address=$address
 address6=$address6
+dax=$dax
 kernel=$(uname -r)
 END
 : > ready

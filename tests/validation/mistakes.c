@@ -450,12 +450,14 @@ private_data_empty(void)
 static int
 flush_to(int usage, enum rpma_flush_type type, bool has_direct_write)
 {
+	struct rpma_mr_local *mr;
 	struct rpma_peer_cfg *pcfg;
 	pair_new(&pair);
 	must(rpma_peer_cfg_new(&pcfg));
 	must(rpma_peer_cfg_set_direct_write_to_pmem(pcfg, has_direct_write));
 	must(rpma_conn_apply_remote_peer_cfg(pair.conn, pcfg));
-	return rpma_flush(pair.conn, as_remote(region_for(usage)), 0, 8, type, ALWAYS, NULL);
+	must(rpma_mr_reg(pair.peer, persistent_memory(), SIZE, usage, &mr));
+	return rpma_flush(pair.conn, as_remote(mr), 0, 8, type, ALWAYS, NULL);
 }
 
 static int
@@ -474,6 +476,13 @@ static int
 flush_without_direct_write(void)
 {
 	return flush_to(RPMA_MR_USAGE_FLUSH_TYPE_PERSISTENT, RPMA_FLUSH_TYPE_PERSISTENT, false);
+}
+
+static int
+persistent_flush_of_dram(void)
+{
+	struct rpma_mr_local *mr;
+	return rpma_mr_reg(new_peer(), memory(), SIZE, RPMA_MR_USAGE_FLUSH_TYPE_PERSISTENT, &mr);
 }
 
 static int
@@ -760,6 +769,7 @@ static const struct mistake {
 	MISTAKE(flush_visibility_not_offered),
 	MISTAKE(flush_persistent_not_offered),
 	MISTAKE(flush_without_direct_write),
+	MISTAKE(persistent_flush_of_dram),
 	MISTAKE(flush_type),
 	MISTAKE(wait_on_shared_channel),
 	MISTAKE(wait_without_shared_channel),

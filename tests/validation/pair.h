@@ -6,6 +6,7 @@
 #ifndef PAIR_H
 #define PAIR_H
 
+#include <fcntl.h>
 #include <librpma.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,10 +17,11 @@
 #define PAGE 4096u
 #define SIZE (4 * PAGE)
 
+/* What any memory can be registered for. */
 #define EVERY_USAGE                                                                                \
 	(RPMA_MR_USAGE_READ_SRC | RPMA_MR_USAGE_READ_DST | RPMA_MR_USAGE_WRITE_SRC |               \
-	 RPMA_MR_USAGE_WRITE_DST | RPMA_MR_USAGE_FLUSH_TYPE_VISIBILITY |                           \
-	 RPMA_MR_USAGE_FLUSH_TYPE_PERSISTENT | RPMA_MR_USAGE_SEND | RPMA_MR_USAGE_RECV)
+	 RPMA_MR_USAGE_WRITE_DST | RPMA_MR_USAGE_FLUSH_TYPE_VISIBILITY | RPMA_MR_USAGE_SEND |      \
+	 RPMA_MR_USAGE_RECV)
 
 struct pair {
 	struct rpma_peer *peer;
@@ -28,6 +30,7 @@ struct pair {
 	struct rpma_conn *conn, *passive;
 	struct rpma_cq *cq, *passive_cq;
 	char *source, *target; /* SIZE bytes each */
+	int target_usage;      /* 0: EVERY_USAGE */
 	struct rpma_mr_local *local, *target_mr;
 	struct rpma_mr_remote *remote;
 };
@@ -65,6 +68,21 @@ memory(void)
 	return memset(ptr, 'x', SIZE);
 }
 
+/* What may be registered for flushes to persistence: $RPMA_TEST_DAX, or else memory as any. */
+static inline char *
+persistent_memory(void)
+{
+	const size_t page = 2u << 20;
+	const char *dax = getenv("RPMA_TEST_DAX");
+	if (!dax || !*dax)
+		return memory();
+	int fd = open(dax, O_RDWR);
+	void *ptr = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (fd < 0 || ptr == MAP_FAILED)
+		exit(3);
+	return memset(ptr, 'x', SIZE);
+}
+
 static inline struct rpma_peer *
 new_peer(void)
 {
@@ -93,9 +111,12 @@ pair_memory(struct pair *pair)
 {
 	pair->peer = new_peer();
 	pair->source = memory();
-	pair->target = memory();
+	if (!pair->target)
+		pair->target = memory();
+	if (!pair->target_usage)
+		pair->target_usage = EVERY_USAGE;
 	must(rpma_mr_reg(pair->peer, pair->source, SIZE, EVERY_USAGE, &pair->local));
-	must(rpma_mr_reg(pair->peer, pair->target, SIZE, EVERY_USAGE, &pair->target_mr));
+	must(rpma_mr_reg(pair->peer, pair->target, SIZE, pair->target_usage, &pair->target_mr));
 	pair->remote = as_remote(pair->target_mr);
 }
 

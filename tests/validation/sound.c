@@ -8,6 +8,8 @@ main(void)
 	static struct pair pair;
 	struct rpma_peer_cfg *pcfg;
 	struct ibv_wc wc;
+	pair.target = persistent_memory();
+	pair.target_usage = EVERY_USAGE | RPMA_MR_USAGE_FLUSH_TYPE_PERSISTENT;
 	pair_new(&pair);
 	must(rpma_peer_cfg_new(&pcfg));
 	must(rpma_peer_cfg_set_direct_write_to_pmem(pcfg, true));

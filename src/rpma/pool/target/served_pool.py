@@ -31,11 +31,15 @@ log = logging.getLogger("rpma.target")
 # Kernel devices do not pin pages of every file: see allocation.map_file.
 _NOT_PINNED = (errno.EFAULT, errno.EOPNOTSUPP)
 
+# What a device with native flush says of memory that is to be flushed to persistence.
+_NOT_PERSISTENT = (errno.EINVAL,)
+
 _READ_AT_ONCE = 64 << 20
 """Of a file into its shadow, in bytes."""
 
 _READ = Usage.READ_SRC | Usage.FLUSH_TYPE_VISIBILITY
 _WRITE = _READ | Usage.WRITE_DST
+_WRITE_DURABLY = _WRITE | Usage.FLUSH_TYPE_PERSISTENT
 
 
 class Place(enum.Enum):
@@ -108,10 +112,17 @@ class ServedPool:
         self._stored = stored = self._mapping.view[DATA_OFFSET:]
         is_persistent = self._mapping.is_dax or is_pmem(stored)
         self.persistency = Persistency.PMEM if is_persistent else Persistency.MSYNC
-        if self._mapping.keeps_rdma_writes and _can_register(peer, stored):
+        if self._mapping.keeps_rdma_writes and _can_register(peer, stored, _WRITE, _NOT_PINNED):
             self._data = stored
             if is_persistent and direct_write_to_pmem:
-                self.persistency = Persistency.FLUSH
+                if _can_register(peer, stored, _WRITE_DURABLY, _NOT_PERSISTENT):
+                    self.persistency = Persistency.FLUSH
+                else:
+                    log.warning(
+                        "pool %r: the device, which flushes by itself, does not take its memory "
+                        "for persistent: the target flushes it",
+                        self.name,
+                    )
             self.durable = Durable(stored, None, self.persistency, self.file.fd, DATA_OFFSET)
             return
         shadows.take(size, self.name)
@@ -180,11 +191,11 @@ class ServedPool:
             self.file.close()
 
 
-def _can_register(peer: Peer, data: memoryview) -> bool:
+def _can_register(peer: Peer, data: memoryview, usage: Usage, refusals: tuple[int, ...]) -> bool:
     try:
-        peer.register(data, _WRITE).close()
+        peer.register(data, usage).close()
     except ProviderError as error:
-        if error.errno in _NOT_PINNED:
+        if error.errno in refusals:
             return False
         raise
     return True
