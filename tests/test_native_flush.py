@@ -22,8 +22,8 @@ SIZE = 32 << 20
 #: What `flushing` flushes: offset and length.
 RANGES = [[0, 8], [100, 1], [4000, 10000], [65531, 5], [65536, 0]]
 
-#: The releases that have it, of librpma and of libibverbs (rdma-core 46).
-SINCE = {"librpma": (1, 3), "libibverbs": (1, 14, 46)}
+#: The releases that have it, of librpma and of libibverbs (rdma-core 45).
+SINCE = {"librpma": (1, 3), "libibverbs": (1, 14, 45)}
 
 
 @pytest.fixture(scope="module")
