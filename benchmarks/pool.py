@@ -199,7 +199,7 @@ def many_writers(samples: Samples, address: str, pool: Pool, seconds: float) -> 
 def put_file(samples: Samples, address: str, pool: Pool, file: Path, memory: list[float]) -> None:
     """GB/s of a put, to its end durable: into a pool that is open, and with one made for it."""
     size = file.stat().st_size
-    with Client(address) as client, open(file, "rb", buffering=0) as source:
+    with Client(address) as client, transfer.source_of(file) as source:
         before = most = own_memory(file)
 
         def moved(_done: int) -> None:
@@ -213,7 +213,7 @@ def put_file(samples: Samples, address: str, pool: Pool, file: Path, memory: lis
         assert state.durable == size
         memory.append((most - before) / 1024)
         client.remove_pool("new")
-    with open(file, "rb", buffering=0) as source:
+    with transfer.source_of(file) as source:
         state, began = transfer.Put(size), time.perf_counter()
         transfer.put_into(pool, source, state, lambda _: None)
         samples.setdefault("put", []).append(size / (time.perf_counter() - began) / 1e9)

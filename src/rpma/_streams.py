@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+MOST = 1 << 20
+"""How much is read at a time, in bytes."""
+
+
 def read_fully(source: Any, view: memoryview, deadline: float | None = None) -> int:
     """Fill `view` from a file that is open for reading in binary mode.
 
@@ -30,20 +34,20 @@ def read_fully(source: Any, view: memoryview, deadline: float | None = None) -> 
         OSError: it cannot be read.
         WaitTimeoutError: nothing came in time.
     """
-    into = getattr(source, "readinto", None) or _read_into(source)
+    into = _way(source, "readinto")
     done = 0
     while done < len(view):
-        try:
-            count = into(view[done:])
-        except BlockingIOError:
-            count = None
-        if count is None:
-            _wait(source, select.POLLIN, deadline)
-        elif count == 0:
+        # Files of /proc/sys refuse to be read by more than the kernel can allocate at once.
+        count = _count(source, into, view[done : done + MOST], deadline)
+        if count == 0:
             break
-        else:
-            done += count
+        done += count
     return done
+
+
+def read_some(source: Any, view: memoryview, deadline: float | None = None) -> int:
+    """As `read_fully`, but what there is by now is enough: 0 at the end of the file only."""
+    return _count(source, _way(source, "readinto1", "readinto"), view, deadline)
 
 
 def write_fully(sink: Any, view: memoryview, deadline: float | None = None) -> None:
@@ -82,8 +86,11 @@ def flush_fully(sink: Any, deadline: float | None = None) -> None:
             return
 
 
-def _read_into(source: Any) -> Callable[[memoryview], int | None]:
-    """For a file that has `read` only."""
+def _way(source: Any, *names: str) -> Callable[[memoryview], int | None]:
+    """How to read from a file, one that has `read` only included."""
+    for name in names:
+        if (found := getattr(source, name, None)) is not None:
+            return found  # type: ignore[no-any-return]
 
     def into(view: memoryview) -> int | None:
         data = source.read(len(view))
@@ -93,6 +100,23 @@ def _read_into(source: Any) -> Callable[[memoryview], int | None]:
         return len(data)
 
     return into
+
+
+def _count(
+    source: Any,
+    into: Callable[[memoryview], int | None],
+    view: memoryview,
+    deadline: float | None,
+) -> int:
+    """How many bytes were read; 0 at the end of the file only."""
+    while True:
+        try:
+            count = into(view)
+        except BlockingIOError:
+            count = None
+        if count is not None:
+            return count
+        _wait(source, select.POLLIN, deadline)
 
 
 def _wait(file: Any, event: int, deadline: float | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import struct
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import termios
+import time
 from pathlib import Path
 from typing import IO
 
@@ -115,6 +117,23 @@ def test_a_pipe_that_does_not_block_gets_all_of_it() -> None:
         assert process.stderr is not None
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+def test_a_log_is_read_to_its_end_from_a_pipe_that_does_not_block() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    process = subprocess.Popen(
+        [str(COMMAND), "trace", "-", "--json"], stdin=reader, stdout=subprocess.PIPE
+    )
+    os.close(reader)
+    lines = SAMPLE.read_bytes().splitlines(keepends=True)
+    with process:
+        for part in (lines[:9], lines[9:]):
+            time.sleep(0.3)  # it finds nothing meanwhile
+            os.write(writer, b"".join(part))
+        os.close(writer)
+        printed, _ = process.communicate(timeout=60)
+    assert json.loads(printed)["files"][0]["lines"] == len(lines)
 
 
 def test_what_an_encoding_lacks_is_written_in_another_way() -> None:

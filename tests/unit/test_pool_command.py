@@ -10,13 +10,14 @@ import stat
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import pytest
 import typer
 
 import rpma
-from rpma.cli import systemd, tokens, transfer
+from rpma.cli import output, systemd, tokens, transfer
 from rpma.cli.bench import sizes_of
 from rpma.cli.bench_measure import histogram, percentile
 from rpma.cli.serve import OneLine, ports_of
@@ -367,13 +368,202 @@ def test_a_device_stays_a_device() -> None:
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755, 0o4755])
+def test_a_file_that_is_replaced_keeps_its_mode(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    file.chmod(mode)
+    with transfer.sink_of(file) as sink:
+        (beside,) = tmp_path.glob(".rpma-*.part")
+        assert stat.S_IMODE(beside.stat().st_mode) == 0o600  # not even for a moment to others
+        sink.write(b"new")
+    assert file.read_bytes() == b"new"
+    assert stat.S_IMODE(file.stat().st_mode) == mode & 0o777
+
+
+def test_a_new_file_has_the_mode_of_others(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    with transfer.sink_of(tmp_path / "file"):
+        pass
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_file_that_is_replaced_keeps_its_attributes(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    try:
+        os.setxattr(file, "user.rpma", b"1")
+    except OSError:
+        pytest.skip("the file system has no extended attributes")
+    with transfer.sink_of(file):
+        pass
+    assert os.getxattr(file, "user.rpma") == b"1"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_file_that_is_replaced_keeps_its_owner(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    try:
+        os.chown(file, 1234, 5678)
+    except OSError:
+        pytest.skip("there is no such user in this namespace")
+    file.chmod(0o640)
+    with transfer.sink_of(file):
+        pass
+    found = file.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 5678, 0o640)
+
+
+def test_a_group_that_cannot_be_kept_gets_no_more_than_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_fd: int, _uid: int, _gid: int) -> None:
+        raise PermissionError
+
+    file = tmp_path / "file"
+    file.touch()
+    file.chmod(0o664)
+    monkeypatch.setattr(os, "fchown", refuse)
+    with transfer.sink_of(file):
+        pass
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+
+
+def test_a_file_that_may_not_be_written_is_not_replaced() -> None:
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from rpma.cli import transfer\n"
+        "if os.geteuid() == 0: os.seteuid(65534)\n"  # root may write it all the same
+        "with transfer.sink_of(Path(sys.argv[1])): pass\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        file = Path(folder) / "file"
+        file.write_text("old")
+        file.chmod(0o444)
+        done = subprocess.run(
+            [sys.executable, "-c", code, file], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 1
+        assert f"PermissionError: [Errno 13] Permission denied: '{file}'" in done.stderr
+        assert list(Path(folder).iterdir()) == [file]
+
+
+def test_other_names_of_a_file_that_is_replaced_keep_what_they_had(tmp_path: Path) -> None:
+    file, other = tmp_path / "file", tmp_path / "other"
+    file.write_text("old")
+    other.hardlink_to(file)
+    with transfer.sink_of(file) as sink:
+        sink.write(b"new")
+    assert (file.read_text(), other.read_text()) == ("new", "old")
+
+
+def test_a_link_to_nothing_is_followed(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("file")
+    with transfer.sink_of(link) as sink:
+        sink.write(b"new")
+    assert (link.is_symlink(), (tmp_path / "file").read_text()) == (True, "new")
+
+
+def test_a_name_may_be_as_long_as_names_are(tmp_path: Path) -> None:
+    file = tmp_path / ("ü" * 127)
+    with transfer.sink_of(file):
+        pass
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as raised, transfer.sink_of(tmp_path / "no" / "file"):
+        pass
+    assert raised.value.filename == str(tmp_path / "no")
+
+
+def test_names_of_descriptors() -> None:
+    descriptor_of = output.descriptor_of
+    for name, fd in (
+        ("-", 7),
+        ("/dev/stdout", 1),
+        ("/dev/stdin", 0),
+        ("/dev/fd/63", 63),
+        ("/proc/self/fd/3", 3),
+        (f"/proc/{os.getpid()}/fd/3", 3),
+        ("/proc/1/fd/3", None),
+        ("/dev/null", None),
+        ("3", None),
+        ("/nowhere/at/all", None),
+    ):
+        assert descriptor_of(Path(name), 7) == fd, name
+
+
+def test_a_redirected_output_is_not_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("before\n")
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from rpma.cli import transfer\n"
+        "with transfer.sink_of(Path(sys.argv[1])) as sink: sink.write(b'after')\n"
+    )
+    for name in ("/dev/stdout", "/dev/fd/1", "-"):
+        with open(file, "ab") as appended:
+            subprocess.run([sys.executable, "-c", code, name], stdout=appended, check=True)
+    assert file.read_text() == "before\nafterafterafter"
+
+
+@pytest.mark.parametrize("file", ["/proc/cpuinfo", "/proc/self/maps", "/proc/sys/kernel/ostype"])
+def test_a_size_of_nothing_is_not_believed(file: str) -> None:
+    with transfer.source_of(Path(file)) as source:
+        data = source.stream.read()
+        assert data
+        assert source.size == len(data)
+
+
+def test_a_size_of_a_page_is_not_believed() -> None:
+    with transfer.source_of(Path("/sys/class/net/lo/mtu")) as source:
+        assert source.size == len(source.stream.read()) < 4096
+
+
+def test_a_long_file_of_unknown_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of /proc, and longer than what is read to know its size."""
+    file = tmp_path / "file"
+    file.write_bytes(b"x" * (transfer.SHORT + 2))
+    real = os.fstat
+
+    def fstat(fd: int) -> os.stat_result:
+        found = real(fd)
+        return os.stat_result((*found[:6], 0, *found[7:])) if stat.S_ISREG(found[0]) else found
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    with transfer.source_of(file) as source:
+        assert source.size is None
+        assert source.stream.read(100) == b"x" * 100
+
+
+@pytest.mark.parametrize("size", [100, transfer.SHORT + 100])
+def test_a_file_that_is_written_to_is_noticed(tmp_path: Path, size: int) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(size))
+    with transfer.source_of(file) as source:
+        source.check_unchanged()
+        os.truncate(file, size + 1)
+        if size > transfer.SHORT:
+            with pytest.raises(OSError, match="was written to while it was read"):
+                source.check_unchanged()
+        else:  # it has been read
+            source.check_unchanged()
+            assert len(source.stream.read()) == source.size == size
+
+
 def test_what_is_put(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"12345")
-    with transfer.source_of(file) as (source, size):
-        assert (source.read(), size) == (b"12345", 5)
-    with transfer.source_of(Path("/dev/zero")) as (_, size):
-        assert size is None
+    with transfer.source_of(file) as source:
+        assert (source.stream.read(), source.size) == (b"12345", 5)
+    with transfer.source_of(Path("/dev/zero")) as source:
+        assert source.size is None
     with pytest.raises(IsADirectoryError), transfer.source_of(tmp_path):
         pass
 

@@ -19,6 +19,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -109,6 +110,30 @@ class Data(io.RawIOBase):
     def writable(self) -> bool:
         """It is."""
         return True
+
+
+def descriptor_of(file: Path, standard: int) -> int | None:
+    """The file descriptor that a name stands for: of ``/dev/stdout`` or ``/dev/fd/3``, say.
+
+    What such a name leads to is not to be opened again, and least of all replaced: a redirected
+    output has its position, and may be there to be appended to.
+
+    Args:
+        file: the name.
+        standard: what "-" stands for.
+    """
+    if str(file) == "-":
+        return standard
+    own, path = f"/proc/{os.getpid()}/fd", str(file)
+    for _ in range(40):  # as many links as Linux follows
+        folder, name = os.path.split(path)
+        if name.isdecimal() and os.path.realpath(folder) == own:
+            return int(name)
+        try:
+            path = os.path.join(folder, os.readlink(path))
+        except OSError:
+            break
+    return None
 
 
 def run(work: Callable[[], object]) -> NoReturn:

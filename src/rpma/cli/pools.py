@@ -126,7 +126,8 @@ def put(
 
         stack.enter_context(interrupts.undoing())
         address, name = pool_at(place)
-        source, length = stack.enter_context(transfer.source_of(file))
+        source = stack.enter_context(transfer.source_of(file))
+        length = source.size
         if length is None and size is None:
             raise typer.BadParameter(
                 "it is not known how much will come: give the pool's size", param_hint="--size"
@@ -140,6 +141,7 @@ def put(
         began = time.monotonic()
         with (
             _noting(state) as problems,
+            transfer.naming(file),
             client_of(address, token_file) as client,
             _bar(name, length) as moved,
         ):
@@ -193,7 +195,7 @@ def get(
 
     FILE appears, or is replaced, when all of it is there. A pool that is incomplete is refused.
     """
-    to_stdout = str(file) == "-"
+    to_stdout = output.descriptor_of(file, 1) == 1
     if to_stdout and as_json:
         raise typer.BadParameter("the file itself goes to the standard output", param_hint="--json")
     if file.is_dir():

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import BinaryIO, TypeAlias
 
+from rpma._streams import read_some
+
 BLOCK = 1 << 18
 """How much is read at a time, in bytes."""
 
@@ -419,9 +421,9 @@ class Reader:
     def _blocks(self) -> Iterator[tuple[list[str], bool]]:
         """Lines, many at a time, and whether they have their ends: only the last may have none."""
         # What a pipe has by now, instead of waiting until a block is full.
-        read = getattr(self._stream, "read1", self._stream.read)
-        rest = b""
-        while data := read(BLOCK):
+        block, rest = memoryview(bytearray(BLOCK)), b""
+        while count := read_some(self._stream, block):
+            data = bytes(block[:count])
             whole, newline, last = data.rpartition(b"\n")
             if newline:
                 yield _decoded(rest + whole), True

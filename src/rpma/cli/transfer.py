@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import stat
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from rpma._streams import flush_fully, read_fully
 from rpma.cli import output
+from rpma.errors import RpmaError
 from rpma.pool.client.client import Client
 from rpma.pool.client.pool import Pool
 from rpma.pool.protocol.messages import PoolInfo
@@ -33,8 +36,42 @@ PERSIST_EACH = 64 << 20
 PERSIST_SECONDS = 1.0
 """Or after so long, in seconds."""
 
+SHORT = STREAM_PIECE_SIZE
+"""A file that is no longer than this is read before it is put, in bytes."""
+
+KEPT_ATTRIBUTES = ("system.posix_acl_access", "security.selinux")
+"""The extended attributes that a file keeps when it is replaced, besides the user's."""
+
 Moved = Callable[[int], object]
 """Called with how many bytes have been moved in all."""
+
+
+@dataclass
+class Source:
+    """What is to be put.
+
+    Attributes:
+        stream: the file.
+        size: how much of it, in bytes; None: it is not known before the end comes.
+        status: of a file that nobody is to write to meanwhile.
+        name: its name.
+    """
+
+    stream: BinaryIO
+    size: int | None
+    status: os.stat_result | None = None
+    name: str = ""
+
+    def check_unchanged(self) -> None:
+        """Raise OSError if the file was written to since it was opened."""
+        if self.status is None:
+            return
+        now = os.fstat(self.stream.fileno())
+        if (now.st_size, now.st_mtime_ns) != (self.status.st_size, self.status.st_mtime_ns):
+            raise OSError(
+                f"{self.name} was written to while it was read: what was put may be no state that "
+                "it ever had; put a copy of it"
+            )
 
 
 @dataclass
@@ -70,7 +107,7 @@ class Put:
 def put(
     client: Client,
     name: str,
-    source: BinaryIO,
+    source: Source,
     state: Put,
     *,
     room: int,
@@ -78,7 +115,7 @@ def put(
     volatile: bool,
     moved: Moved,
 ) -> None:
-    """Put `source` into a new pool: `state.size` bytes, or all that comes.
+    """Put `source` into a new pool.
 
     While it is under way the pool is incomplete, and its content length what is durable. One that
     replaces another is beside it until it is whole.
@@ -100,10 +137,11 @@ def put(
         put_into(pool, source, state, moved)
 
 
-def put_into(pool: Pool, source: BinaryIO, state: Put, moved: Moved) -> None:
+def put_into(pool: Pool, source: Source, state: Put, moved: Moved) -> None:
     """Put `source` into a pool that is open for writing; the arguments are `put`'s."""
     state.persistency = pool.persistency.value
-    pieces = _stream(pool, source) if state.size is None else _file(pool, source, state.size)
+    size, stream = source.size, source.stream
+    pieces = _stream(pool, stream) if size is None else _file(pool, stream, size)
     last = time.monotonic()
     for written in pieces:
         state.written += written
@@ -112,6 +150,7 @@ def put_into(pool: Pool, source: BinaryIO, state: Put, moved: Moved) -> None:
             _persist(pool, state)
             last = time.monotonic()
         moved(state.written)
+    source.check_unchanged()
     is_durable = pool.persistency is not Persistency.NONE
     if is_durable and state.written > state.persisted:
         pool.persist(state.persisted, state.written - state.persisted)
@@ -136,13 +175,13 @@ def _stream(pool: Pool, source: BinaryIO) -> Iterator[int]:
     view, offset = memoryview(bytearray(min(STREAM_PIECE_SIZE, pool.size))), 0
     while offset < pool.size:
         piece = view[: pool.size - offset]
-        length = _fill(piece, source)
+        length = read_fully(source, piece)
         pool.write(offset, piece[:length])
         yield length
         offset += length
         if length < len(piece):
             return
-    if source.read(1):
+    if read_fully(source, memoryview(bytearray(1))):
         raise OSError(f"more comes than the {pool.size} bytes that the pool has")
 
 
@@ -153,17 +192,6 @@ def _persist(pool: Pool, state: Put) -> None:
         if not state.replaces:  # nobody would see it
             pool.set_content_length(state.written)
         state.persisted = state.written
-
-
-def _fill(view: memoryview, source: BinaryIO) -> int:
-    """Read as much as there is room for, less only at the end of the file."""
-    done = 0
-    while done < len(view):
-        count = source.readinto(view[done:])  # type: ignore[attr-defined]
-        if not count:
-            break
-        done += count
-    return done
 
 
 def content_of(pool: Pool) -> int:
@@ -195,7 +223,7 @@ def get(pool: Pool, sink: BinaryIO, moved: Moved) -> int:
         length = min(PIECE_SIZE, size - offset)
         pool.read_to(offset, sink, length)
         moved(offset + length)
-    sink.flush()
+    flush_fully(sink)
     return size
 
 
@@ -203,21 +231,51 @@ def get(pool: Pool, sink: BinaryIO, moved: Moved) -> int:
 
 
 @contextlib.contextmanager
-def source_of(file: Path) -> Iterator[tuple[BinaryIO, int | None]]:
-    """A file to read, "-" being the standard input, and its size, None where that is not known."""
-    with contextlib.ExitStack() as stack:
-        stream = (
-            sys.stdin.buffer
-            if str(file) == "-"
-            else stack.enter_context(open(file, "rb", buffering=0))
-        )
+def source_of(file: Path) -> Iterator[Source]:
+    """A file to read, "-" being the standard input.
+
+    What the system says of a file's size is believed of long ones only: those of /proc are said to
+    have none, and those of /sys a page. A short one is read here, to its end.
+
+    Raises:
+        OSError: it cannot be read, or is being written to.
+    """
+    with contextlib.ExitStack() as stack, naming(file):
+        stream = _opened(file, stack)
         status = os.fstat(stream.fileno())
-        size = None
-        if stat.S_ISREG(status.st_mode):
-            size = max(status.st_size - stream.tell(), 0)
-        elif stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(f"{file} is a directory")
-        yield stream, size
+        if stat.S_ISDIR(status.st_mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if stat.S_ISBLK(status.st_mode):
+            at = stream.tell()
+            size = stream.seek(0, os.SEEK_END) - at
+            stream.seek(at)
+            yield Source(stream, size)
+        elif stat.S_ISREG(status.st_mode):
+            yield _of_regular(file, stream, status)
+        else:
+            yield Source(stream, None)
+
+
+def _opened(file: Path, stack: contextlib.ExitStack) -> BinaryIO:
+    fd = output.descriptor_of(file, 0)
+    if fd == 0:
+        return sys.stdin.buffer
+    return stack.enter_context(open(file if fd is None else os.dup(fd), "rb", buffering=0))
+
+
+def _of_regular(file: Path, stream: BinaryIO, status: os.stat_result) -> Source:
+    at = stream.tell()
+    size = max(status.st_size - at, 0)
+    if size <= SHORT:
+        view = memoryview(bytearray(SHORT + 1))
+        length = read_fully(stream, view)
+        if length <= SHORT:
+            Source(stream, length, status, str(file)).check_unchanged()
+            return Source(io.BytesIO(view[:length]), length)
+        stream.seek(at)
+        if not status.st_size:
+            return Source(stream, None)
+    return Source(stream, size, status, str(file))
 
 
 @contextlib.contextmanager
@@ -225,27 +283,94 @@ def sink_of(file: Path) -> Iterator[BinaryIO]:
     """A file to write, "-" being the standard output.
 
     A regular file appears, or is replaced, when all is in it and durable; until then there is
-    another one beside it, which goes if anything fails.
+    another one beside it, which goes if anything fails. It keeps its permissions, owner, group and
+    extended attributes; a link is followed. What is no regular file is written to as it is.
+
+    Raises:
+        OSError: it cannot be written.
     """
-    if str(file) == "-":
-        yield cast("BinaryIO", output.Data())
-        return
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISREG(file.stat().st_mode):  # a device, a pipe: it stays what it is
-            with open(file, "wb", buffering=0) as stream:
+    with naming(file):
+        fd = output.descriptor_of(file, 1)
+        if fd == 1:
+            yield cast("BinaryIO", output.Data())
+        elif fd is not None:
+            with open(os.dup(fd), "wb", buffering=0) as stream:
                 yield stream
-            return
-    final = Path(os.path.realpath(file))  # a link stays a link
-    beside = final.with_name(f".{final.name[:200]}.{secrets.token_hex(6)}.part")
+        else:
+            status = _status(file)
+            if status is None or stat.S_ISREG(status.st_mode):
+                with _replacing(Path(os.path.realpath(file)), status) as stream:
+                    yield stream
+            else:
+                with open(file, "wb", buffering=0) as stream:
+                    yield stream
+                    if stat.S_ISBLK(status.st_mode):
+                        os.fsync(stream.fileno())
+
+
+def _status(file: Path) -> os.stat_result | None:
     try:
-        with open(beside, "xb", buffering=0) as stream:
+        return file.stat()
+    except FileNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def _replacing(final: Path, old: os.stat_result | None) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `final` at the end."""
+    if old is not None and not os.access(final, os.W_OK, effective_ids=True):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    beside = final.with_name(f".rpma-{secrets.token_hex(6)}.part")
+
+    def private(path: str, flags: int) -> int:
+        return os.open(path, flags, 0o666 if old is None else 0o600)
+
+    try:
+        stream = open(beside, "xb", buffering=0, opener=private)  # noqa: SIM115 -- closed below
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(final.parent)) from None
+    try:
+        with stream:
             yield stream
+            if old is not None:
+                _take_after(stream.fileno(), final, old)
             os.fsync(stream.fileno())
         os.replace(beside, final)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
     _sync_folder(final.parent)
+
+
+def _take_after(fd: int, final: Path, old: os.stat_result) -> None:
+    """Give a new file the owner, group, permissions and attributes of the one that it replaces.
+
+    As far as this user may: a group that is another one gets no more than what all others have.
+    """
+    mode = stat.S_IMODE(old.st_mode) & 0o777  # setuid and the like were for what was in it
+    with contextlib.suppress(OSError):
+        os.fchown(fd, old.st_uid, -1)
+    try:
+        os.fchown(fd, -1, old.st_gid)
+    except OSError:
+        mode &= 0o707 | (mode & 0o007) << 3
+    os.fchmod(fd, mode)
+    with contextlib.suppress(OSError):  # a file system that has none
+        for name in os.listxattr(final):
+            if name.startswith("user.") or name in KEPT_ATTRIBUTES:
+                with contextlib.suppress(OSError):
+                    os.setxattr(fd, name, os.getxattr(final, name))
+
+
+@contextlib.contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Errors of the system that do not say of which file they are say that they are of this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.strerror and not isinstance(error, RpmaError):
+            error.filename = "the standard input or output" if str(file) == "-" else str(file)
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rpma._buffers import bytes_of
+from rpma._streams import read_fully, write_fully
 from rpma.errors import ClosedError, RpmaError, WaitTimeoutError
 from rpma.pool.client.arrays import Index, RegisteredArray
 from rpma.pool.client.datapath import SEGMENT_SIZE
@@ -194,9 +195,10 @@ class Pool(OpenedPool):
 
         Args:
             offset: where to, in bytes.
-            source: a file, open for reading in binary mode; it is read from where it is.
+            source: a file, open for reading in binary mode; it is read from where it is. One that
+                does not block is waited for.
             length: how many bytes of it.
-            timeout: as for `write`.
+            timeout: as for `write`; a file that blocks is waited for beyond it.
             progress: as for `write`.
 
         Raises:
@@ -211,13 +213,12 @@ class Pool(OpenedPool):
             source.seek(file.end)
             return
 
+        deadline = _deadline(timeout)
+
         def fill(at: int, view: memoryview) -> None:
-            done = 0
-            while done < len(view):
-                count = source.readinto(view[done:])  # type: ignore[attr-defined]
-                if not count:
-                    raise EOFError(f"the file ended after {at + done} of {length} bytes")
-                done += count
+            done = read_fully(source, view, deadline)
+            if done < len(view):
+                raise EOFError(f"the file ended after {at + done} of {length} bytes")
 
         self._run(self._logic.write_from(offset, length, fill, progress), timeout)
 
@@ -240,16 +241,16 @@ class Pool(OpenedPool):
 
         Args:
             offset: from there on, in bytes.
-            sink: a file, open for writing in binary mode; it is written to where it is.
+            sink: a file, open for writing in binary mode; it is written to where it is. One that
+                does not block is waited for.
             length: how many bytes.
-            timeout: as for `read`.
+            timeout: as for `read`; a file that blocks is waited for beyond it.
             progress: as for `read`.
         """
+        deadline = _deadline(timeout)
 
         def landed(_at: int, view: memoryview) -> None:
-            done = 0
-            while done < len(view):
-                done += sink.write(view[done:])
+            write_fully(sink, view, deadline)
 
         self._run(self._logic.read_to(offset, length, landed, progress), timeout)
 
@@ -474,6 +475,11 @@ class PoolArray:
         self._array.close()
         with contextlib.suppress(ValueError):  # as others may have removed it
             self._pool._arrays.remove(self)
+
+
+def _deadline(timeout: float | None) -> float | None:
+    """Until when a file is waited for, of the monotonic clock."""
+    return None if timeout is None else time.monotonic() + seconds(timeout)
 
 
 def leave(entered: Client | Pool, kind: type[BaseException] | None) -> None:
