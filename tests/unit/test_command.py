@@ -110,7 +110,10 @@ def test_info_is_a_table_for_people() -> None:
 def test_doctor_prints_a_line_for_each_check() -> None:
     done = command("doctor")
     lines = done.stdout.splitlines()
-    assert {line.split()[0] for line in lines} <= {"ok", "warning", "problem"}
+    verdict = lines.pop()
+    assert verdict.startswith("ready for: soft RNIC ")
+    assert "; RDMA device " in verdict
+    assert {line.split()[0] for line in lines} <= {"ok", "note", "warning", "problem"}
     assert any(line.split()[1:2] == ["librpma.so.0"] for line in lines)
     assert done.returncode == any(line.startswith("problem") for line in lines)
 
@@ -118,7 +121,9 @@ def test_doctor_prints_a_line_for_each_check() -> None:
 def test_doctor_works_where_librpma_does_not(without_librpma: str) -> None:
     done = command("doctor", LD_LIBRARY_PATH=without_librpma)
     assert done.returncode == 1
-    first = done.stdout.splitlines()[0]
+    first, *_, last = done.stdout.splitlines()
+    assert last.startswith("ready for nothing: ")
+    assert "librpma.so.0" in last
     assert first.startswith("problem")
     assert "librpma.so.0" in first
     assert done.stderr == ""

@@ -8,7 +8,7 @@ import pytest
 from machines import KERNEL, Made
 
 from rpma._fabric import Fabric
-from rpma.cli.doctor import Finding, Level, Patient, examine, exit_code
+from rpma.cli.doctor import Finding, Level, Patient, examine, exit_code, verdict
 from rpma.cli.machine import Machine
 
 RDMA = Fabric("rdma", "this machine has an RDMA device: rxe0", "/usr/lib/libibverbs.so.1")
@@ -22,6 +22,11 @@ def made(tmp_path: Path) -> Made:
 
 def findings(made: Made, fabric: Fabric | None = SOFT, failure: str = "") -> list[Finding]:
     return examine(Patient(made.machine, fabric, failure, str(made.soft)))
+
+
+def judged(made: Made, fabric: Fabric | None = SOFT, failure: str = "") -> str:
+    patient = Patient(made.machine, fabric, failure, str(made.soft))
+    return verdict(patient, examine(patient))
 
 
 def about(subject: str, found: list[Finding]) -> Finding:
@@ -50,8 +55,36 @@ def test_a_machine_with_a_device_that_works_is_healthy(made: Made) -> None:
 
 def test_a_machine_without_a_device_is_healthy_on_the_soft_rnic(made: Made) -> None:
     found = findings(made)
-    assert (problems(found), warnings(found), exit_code(found)) == ([], ["device", "Soft-RoCE"], 0)
+    assert (problems(found), warnings(found), exit_code(found)) == ([], [], 0)
+    assert about("device", found).level is Level.NOTE
     assert about("rpma", found).text == "takes the soft RNIC: this machine has no RDMA device"
+
+
+def test_the_verdict_of_a_machine_without_a_device(made: Made) -> None:
+    made.write(".dockerenv")
+    made.write("proc/sys/kernel/osrelease", "another\n")
+    assert warnings(findings(made)) == []
+    assert judged(made) == "ready for: soft RNIC yes; RDMA device no, because this machine has none"
+    made.soft.joinpath("libibverbs.so.1").unlink()
+    assert judged(made) == (
+        "ready for: soft RNIC no, because it is not installed; "
+        "RDMA device no, because this machine has none"
+    )
+
+
+def test_the_verdict_of_a_machine_with_a_device(made: Made) -> None:
+    made.device()
+    soft = "ready for: soft RNIC yes, with RPMA_FABRIC=soft; RDMA device "
+    assert judged(made, RDMA) == soft + "yes"
+    assert judged(made, Fabric("soft", "RPMA_FABRIC=soft", "/x")) == (
+        "ready for: soft RNIC yes; RDMA device yes, with RPMA_FABRIC=rdma"
+    )
+    made.root.joinpath("dev/infiniband/rdma_cm").unlink()
+    assert judged(made, RDMA) == soft + "no, because /dev/infiniband/rdma_cm: missing"
+
+
+def test_the_verdict_where_the_import_fails(made: Made) -> None:
+    assert judged(made, None, "no librpma") == "ready for nothing: no librpma"
 
 
 def test_an_empty_machine_is_examined_too(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
+COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "problem": "red"}
 
 
 @app.callback()
@@ -177,6 +177,7 @@ def doctor(context: typer.Context) -> None:
         if finding.remedy:
             line.append(f" -> {finding.remedy}", style="bold default")
         output.show(line, whole=True)
+    output.show(Text(checks.verdict(patient, findings), style="bold"), whole=True)
     raise typer.Exit(checks.exit_code(findings))
 
 

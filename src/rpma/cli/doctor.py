@@ -25,13 +25,27 @@ DUMMY = (
     "ip link set dummy0 up"
 )
 
+MODULE_STATES = {
+    "loaded": "loaded",
+    "built in": "built in",
+    "available": "not loaded",
+    "missing": "not among this kernel's modules",
+    "unknown": "not to be seen here",
+}
+"""What is said of a module, by its state."""
+
 CONTAINER_OPTIONS = "--device=/dev/infiniband --cap-add=IPC_LOCK --ulimit memlock=-1 --network=host"
 
 
 class Level(Enum):
-    """How much a finding matters: a problem is something broken, and makes the exit code 1."""
+    """How much a finding matters.
+
+    A note tells what the machine has not, and need not have. A warning is about what may fail
+    later. A problem is something broken, and makes the exit code 1.
+    """
 
     OK = "ok"
+    NOTE = "note"
     WARNING = "warning"
     PROBLEM = "problem"
 
@@ -71,6 +85,27 @@ def examine(patient: Patient) -> list[Finding]:
 def exit_code(findings: list[Finding]) -> int:
     """1 if anything is broken; 0 if a device is usable, or none is there to be expected."""
     return int(any(finding.level is Level.PROBLEM for finding in findings))
+
+
+def verdict(patient: Patient, findings: list[Finding]) -> str:
+    """What rpma can use here, in a line."""
+    problems = [finding for finding in findings if finding.level is Level.PROBLEM]
+    broken = next((f for f in problems if f.subject in ("rpma", *LIBRARIES)), None)
+    if patient.fabric is None:
+        why = broken.text if broken is not None else "import rpma fails"
+        return f"ready for nothing: {why}"
+    soft = "yes" if patient.fabric.name == "soft" else f"yes, with {VARIABLE}=soft"
+    if not has_soft(patient.soft_folder):
+        soft = "no, because it is not installed"
+    device = "yes" if patient.fabric.name == "rdma" else f"yes, with {VARIABLE}=rdma"
+    if not patient.machine.devices:
+        device = "no, because this machine has none"
+    else:
+        # The choice of fabric and the soft RNIC are no matter of the device's.
+        of_device = (f for f in problems if f.subject not in ("rpma", "soft RNIC"))
+        if found := next(of_device, None):
+            device = f"no, because {found.subject}: {found.text}"
+    return f"ready for: soft RNIC {soft}; RDMA device {device}"
 
 
 # ---- the checks ---------------------------------------------------------------------------------
@@ -124,7 +159,7 @@ def check_devices(patient: Patient) -> Iterator[Finding]:
     """Which devices there are, and whether librdmacm can use them."""
     machine = patient.machine
     if not machine.devices:
-        yield Finding(Level.WARNING, "device", "this machine has no RDMA device")
+        yield Finding(Level.NOTE, "device", "this machine has no RDMA device")
     for device in machine.devices:
         yield from _check_device(machine, device)
 
@@ -227,7 +262,7 @@ def check_container(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.OK, "container", f"{kind}, with devices")
     else:
         yield Finding(
-            Level.WARNING,
+            Level.WARNING if patient.machine.devices else Level.NOTE,
             "container",
             f"{kind}: devices and kernel modules are the host's",
             f"if the host has a device, start the container with {CONTAINER_OPTIONS}",
@@ -244,7 +279,7 @@ def check_modules(patient: Patient) -> Iterator[Finding]:
         ("siw", "software iWARP: a device in software"),
     ):
         state = machine.module(name)
-        text = f"{state} ({purpose})"
+        text = f"{MODULE_STATES[state]} ({purpose})"
         is_needed = bool(machine.devices) and name in ("ib_uverbs", "rdma_ucm")
         if state in ("loaded", "built in") or (state == "available" and not is_needed):
             yield Finding(Level.OK, f"module {name}", text)
@@ -255,7 +290,7 @@ def check_modules(patient: Patient) -> Iterator[Finding]:
             yield Finding(Level.PROBLEM, f"module {name}", text, f"as root: modprobe {name}")
         else:
             yield Finding(
-                Level.PROBLEM if is_needed else Level.WARNING,
+                Level.PROBLEM if is_needed else Level.NOTE,
                 f"module {name}",
                 text,
                 _where_modules_are(machine, state),
@@ -270,14 +305,14 @@ def check_soft_roce(patient: Patient) -> Iterator[Finding]:
     state = machine.module("rdma_rxe")
     if machine.text("proc/sys/kernel/modules_disabled") == "1" and state == "available":
         yield Finding(
-            Level.WARNING,
+            Level.NOTE,
             "Soft-RoCE",
             "this kernel loads no more modules until it is started again (kernel.modules_disabled)",
         )
     elif state in ("loaded", "built in", "available"):
         missing = [name for name in ("ip", "rdma") if not machine.has_program(name)]
         yield Finding(
-            Level.WARNING,
+            Level.NOTE,
             "Soft-RoCE",
             f"a device can be made of an Ethernet interface ({NOT_ON_LO})",
             "as root: "
@@ -286,7 +321,7 @@ def check_soft_roce(patient: Patient) -> Iterator[Finding]:
         )
     else:
         yield Finding(
-            Level.WARNING,
+            Level.NOTE,
             "Soft-RoCE",
             "no device can be made in software here: no module rdma_rxe to be seen",
         )
