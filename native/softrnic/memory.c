@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -385,6 +386,28 @@ SOFTRNIC_EXPORT void
 softrnic_watch_memory(memory_watcher *watcher)
 {
 	atomic_store(&memory_watched_by, watcher);
+}
+
+bool
+memory_mend(const struct msghdr *message)
+{
+	struct sigaction action;
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+	if (sigaction(SIGBUS, NULL, &action) ||
+	    (!(action.sa_flags & SA_SIGINFO) &&
+	     (action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN)))
+		return false;
+	for (size_t i = 0; i < message->msg_iovlen; i++) {
+		uintptr_t at = (uintptr_t)message->msg_iov[i].iov_base;
+		uintptr_t end = at + message->msg_iov[i].iov_len;
+		for (; at < end; at = (at | (page - 1)) + 1) {
+			/* What has been unmapped is no handler's affair. */
+			if (mincore((void *)(at & ~(page - 1)), 1, &(unsigned char){0}))
+				return false;
+			(void)*(volatile const char *)at;
+		}
+	}
+	return true;
 }
 
 void

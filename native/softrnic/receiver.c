@@ -489,6 +489,8 @@ receive_directly(struct qp *qp, size_t *asked)
 	}
 	struct msghdr message = {.msg_iov = iovecs, .msg_iovlen = used};
 	ssize_t got = uncancelled_recvmsg(qp->source.fd, &message);
+	if (got < 0 && errno == EFAULT && memory_mend(&message))
+		got = uncancelled_recvmsg(qp->source.fd, &message);
 	if (got > 0) {
 		uint32_t placed = (size_t)got < covered ? (uint32_t)got : covered;
 		for (int i = 0; qp->crc && i < count && placed; i++) {

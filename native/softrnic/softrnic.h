@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 
 #include "device.h"
@@ -95,6 +96,11 @@ memory_touch(void *memory, size_t length, bool begins)
 uint16_t mr_invalidate(struct ibv_pd *pd, uint32_t key);
 int advise_mr(struct ibv_pd *pd, enum ibv_advise_mr_advice advice, uint32_t flags,
 	      struct ibv_sge *sges, uint32_t count);
+/*
+ * After a system call's EFAULT. A page may be missing whose like a handler of SIGBUS puts there
+ * where the device itself copies: so it is asked to. Returns whether it is worth another try.
+ */
+bool memory_mend(const struct msghdr *message);
 /* A piece of a region, which the device reads or writes until it is put. */
 struct piece {
 	struct mr *mr;

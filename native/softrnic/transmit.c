@@ -82,6 +82,8 @@ transmit(struct qp *qp)
 	struct msghdr message = {.msg_iov = iovecs, .msg_iovlen = count};
 	touch(&message, true);
 	ssize_t sent = count ? uncancelled_sendmsg(qp->source.fd, &message) : 0;
+	if (sent < 0 && errno == EFAULT && memory_mend(&message))
+		sent = uncancelled_sendmsg(qp->source.fd, &message);
 	int failure = errno;
 	touch(&message, false);
 	for (unsigned i = 0; i < held_count; i++)

@@ -1232,10 +1232,12 @@ def test_a_header_half_of_which_was_damaged_is_still_good(target: Target, tmp_pa
         assert client.describe_pool("pool").content_length == 6
 
 
+@pytest.mark.parametrize("length", [4, 12 << 10, 60 << 10])  # small ones, and large ones
 @pytest.mark.parametrize("way", ["persist", "write_persist"])
 def test_a_file_that_is_cut_off_while_its_pool_is_open(
-    target: Target, tmp_path: Path, way: str
+    target: Target, tmp_path: Path, way: str, length: int
 ) -> None:
+    lost = pattern(length, 1)
     with connect(target) as client, connect(target) as other:
         good = other.create_pool("good", SIZE)
         pool = client.create_pool("pool", SIZE)
@@ -1244,13 +1246,16 @@ def test_a_file_that_is_cut_off_while_its_pool_is_open(
         for _ in range(2):  # it stays so
             with pytest.raises(StorageError, match="storage failed: what was written") as caught:
                 if way == "persist":
-                    pool.write(SIZE - 100, b"lost", timeout=SOON)
+                    pool.write(SIZE - length, lost, timeout=SOON)
                     pool.persist(timeout=SOON)
                 else:
-                    pool.write_persist(SIZE - 100, b"lost", timeout=SOON)
+                    pool.write_persist(SIZE - length, lost, timeout=SOON)
             assert caught.value.errno == errno.EIO
         good.write_persist(0, b"good", timeout=SOON)
         assert good[:4] == b"good"
+        # The connection, which other pools use as well, is none the worse.
+        assert pool.read(0, 4096, timeout=SOON) == pattern(SIZE)[:4096]
+        assert len(pool.read(0, SIZE, timeout=SOON)) == SIZE
         with suppress(StorageError):  # closing it says so, too, where it has to write it back
             pool.close()
         with pytest.raises(PoolDamagedError, match="its header asks for"):
