@@ -10,8 +10,8 @@
 What each call does, takes and raises is said in `rpma.pool`: it is the same, done by the same code.
 Many tasks may use one client at a time, all of the event loop that it was made in. A task that is
 cancelled leaves nothing behind that writes into memory of the program: `read_into` fills its buffer
-only when all has come, piece by piece, and a `PoolArray` keeps its task until the network is done with
-the array.
+only when all has come, piece by piece, and a `PoolArray` keeps its task until the network is done
+with the array.
 """
 
 from __future__ import annotations
