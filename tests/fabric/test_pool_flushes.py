@@ -21,9 +21,13 @@ pytestmark = pytest.mark.fabric
 SERVING = """
 import sys
 from rpma.pool import Target
-folder, address, token = sys.argv[1:]
+folder, address, token, word = sys.argv[1:]
 with Target(
-    folder, listen="127.0.0.1:0", token=token, rdma_address=address, direct_write_to_pmem=True
+    folder,
+    listen="127.0.0.1:0",
+    token=token,
+    rdma_address=address,
+    direct_write_to_pmem=word == "stated",
 ) as target:
     print(target.address.port, flush=True)
     sys.stdin.read()
@@ -38,21 +42,23 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made)
 
 
-def test_the_device_flushes_unless_it_refuses_the_memory(
-    fabric: Fabric, peer: rpma.Peer, folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("word", ["stated", "not stated"])
+def test_the_device_flushes_by_the_word_of_the_operator_unless_it_refuses_the_memory(
+    fabric: Fabric, peer: rpma.Peer, folder: Path, monkeypatch: pytest.MonkeyPatch, word: str
 ) -> None:
     """libpmem is told to take all memory for persistent. A device that flushes by itself knows
     better, and then the target's processor does.
     """
     monkeypatch.setitem(os.environ, "PMEM_IS_PMEM_FORCE", "1")
-    refuses = has_native_flush(peer)
+    refuses = word == "stated" and has_native_flush(peer)
+    by_device = word == "stated" and not refuses
     data = pattern(MIB)
-    with python(SERVING, str(folder), fabric.address, TOKEN) as child:
+    with python(SERVING, str(folder), fabric.address, TOKEN, word) as child:
         with (
             connect(TargetAddress("127.0.0.1", int(line(child)))) as client,
             client.create_pool("pool", MIB) as pool,
         ):
-            assert pool.persistency is (Persistency.PMEM if refuses else Persistency.FLUSH)
+            assert pool.persistency is (Persistency.FLUSH if by_device else Persistency.PMEM)
             pool.write_persist(0, data[: MIB // 2])
             pool.write(MIB // 2, data[MIB // 2 :])
             pool.persist(MIB // 2, MIB // 2)
@@ -60,3 +66,15 @@ def test_the_device_flushes_unless_it_refuses_the_memory(
             assert stored(folder)[:MIB] == data
         _, errors = child.communicate(timeout=SOON)
     assert ("the target flushes it" in errors) == refuses, errors
+
+
+def test_what_is_not_persistent_memory_is_not_flushed_by_the_device(
+    fabric: Fabric, folder: Path
+) -> None:
+    with (
+        python(SERVING, str(folder), fabric.address, TOKEN, "stated") as child,
+        connect(TargetAddress("127.0.0.1", int(line(child)))) as client,
+        client.create_pool("pool", MIB) as pool,
+    ):
+        assert pool.persistency is Persistency.MSYNC
+        pool.write_persist(0, pattern(100))
