@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import documentation
 from softroce import initramfs, kernel
 from softroce.guest import MACHINES, Guest, GuestError
 
@@ -312,3 +313,50 @@ def test_a_test_that_kills_the_guests_pytest_fails_with_the_log(tmp_path: Path) 
     assert "test session starts" in text["test_kills"]
     assert "not run: pytest in the guest ended early" in text["test_follows"]
     assert "fabric: rxe0 (Soft-RoCE guest, Linux " in done.stdout
+
+
+@needs_guest
+def test_what_the_pages_say_of_a_kernels_device_makes_one() -> None:
+    """The guest has a device already, hence the other names; eth0 is any Ethernet interface."""
+    script = ["set -e", "ip link add dummy7 type dummy", "ip addr add 10.7.7.1/24 dev dummy7"]
+    script.append("ip link set dummy7 up")
+    blocks = [block for block in documentation.blocks() if block.place == "kernel"]
+    assert len(blocks) >= 2
+    for number, block in enumerate(blocks, 7):
+        for command in block.commands():
+            line = command.text
+            for shown, here in {
+                "eth0": "dummy7",
+                "dummy0": f"dummy{number}",
+                "rxe0": f"rxe{number}",
+                "10.9.9.1": f"10.{number}.{number}.1",
+            }.items():
+                line = line.replace(shown, here)
+            script.append(line)
+        script.append(f"rdma link show rxe{number}/1")
+    run = [sys.executable, str(TESTS / "softroce"), "--", "sh", "-c", "\n".join(script)]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for number in range(7, 7 + len(blocks)):
+        assert f"link rxe{number}/1 state ACTIVE" in done.stdout
+
+
+@needs_guest
+def test_what_the_pages_run_in_the_guest_runs() -> None:
+    commands = [
+        command
+        for block in documentation.blocks()
+        if block.place == "guest"
+        for command in block.commands()
+    ]
+    assert commands
+    for command in commands:
+        done = subprocess.run(
+            ["sh", "-c", command.text],
+            cwd=TESTS.parent,
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr

@@ -672,13 +672,22 @@ def test_ctrl_c_at_any_moment(target: Target, what: str) -> None:
 
 @pytest.mark.parametrize(
     ("address", "token"),
-    [("{}", "wrong"), ("{}", None), ("{}", TOKEN + " "), ("eve@{}", TOKEN), ("{}", TOKEN[:-1])],
+    [("{}", "wrong"), ("{}", None), ("{}", f"{TOKEN}!"), ("eve@{}", TOKEN), ("{}", TOKEN[:-1])],
 )
 def test_a_wrong_token(target: Target, address: str, token: str | None) -> None:
     with pytest.raises(AuthenticationError, match="the token is not this target's") as caught:
         Client(address.format(target.address), token=token, timeout=SOON)
     assert isinstance(caught.value, PermissionError)
     assert TOKEN not in str(caught.value)
+
+
+def test_a_token_out_of_a_file_may_have_its_newline(target: Target) -> None:
+    Client(target.address, token=f"{TOKEN}\n", timeout=SOON).close()
+
+
+def test_a_token_of_bytes_with_a_newline_is_told_as_such(target: Target) -> None:
+    with pytest.raises(AuthenticationError, match="target's: it ends with a newline, as a file's"):
+        Client(target.address, token=f"{TOKEN}\n".encode(), timeout=SOON)
 
 
 @pytest.mark.parametrize("token", ["", b"", "  ", b"\n", "\t\n "])

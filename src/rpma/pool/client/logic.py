@@ -18,7 +18,12 @@ from rpma.pool.client.pool_logic import PoolLogic
 from rpma.pool.protocol import messages
 from rpma.pool.protocol.attributes import MAX_SIZE, Attributes
 from rpma.pool.protocol.channel import Keys, new_nonce
-from rpma.pool.protocol.errors import PoolSizeError, ProtocolError, TargetLost
+from rpma.pool.protocol.errors import (
+    AuthenticationError,
+    PoolSizeError,
+    ProtocolError,
+    TargetLost,
+)
 from rpma.pool.protocol.messages import PoolInfo
 from rpma.pool.protocol.names import check_name
 from rpma.pool.protocol.sizes import parse_size
@@ -106,7 +111,15 @@ def _come_in(
     user, nonce = address.user or "", new_nonce()
     keys = Keys.derive(token, hello.nonce, nonce, user)
     login = messages.Login(messages.VERSION, user, nonce, keys.client_proof)
-    accepted = reply((yield Exchange(messages.encode(login))), messages.Accepted)
+    try:
+        accepted = reply((yield Exchange(messages.encode(login))), messages.Accepted)
+    except AuthenticationError as error:
+        if token.endswith(b"\n"):
+            raise AuthenticationError(
+                f"{error}: it ends with a newline, as a file's content does; hand it over as str, "
+                "or without"
+            ) from None
+        raise
     keys.check_target(accepted.proof)
     yield Secure(keys)
     session = reply((yield Receive()), messages.Session)
