@@ -27,6 +27,16 @@
 		ret;                                                                               \
 	})
 
+/*
+ * For those that a message takes: syscall() is no cancellation point, so that nothing has to be
+ * switched, nor does the C library prepare for being cancelled there.
+ */
+#ifdef IS_WATCHED
+#define MESSAGE_CALL(call, ...) UNCANCELLED(call)
+#else
+#define MESSAGE_CALL(call, ...) syscall(__VA_ARGS__)
+#endif
+
 int
 uncancelled_open(const char *path, int flags)
 {
@@ -60,14 +70,15 @@ uncancelled_random(void *bytes, size_t size)
 void
 uncancelled_event_add(int fd)
 {
-	(void)UNCANCELLED(eventfd_write(fd, 1));
+	const eventfd_t one = 1;
+	(void)!MESSAGE_CALL(write(fd, &one, sizeof(one)), SYS_write, fd, &one, sizeof(one));
 }
 
 void
 uncancelled_event_clear(int fd)
 {
 	eventfd_t value;
-	(void)UNCANCELLED(eventfd_read(fd, &value));
+	(void)!MESSAGE_CALL(read(fd, &value, sizeof(value)), SYS_read, fd, &value, sizeof(value));
 }
 
 bool
@@ -75,13 +86,16 @@ uncancelled_event_take(int fd)
 {
 	eventfd_t value;
 	struct iovec iovec = {&value, sizeof(value)};
-	return UNCANCELLED(preadv2(fd, &iovec, 1, -1, RWF_NOWAIT)) == sizeof(value);
+	return MESSAGE_CALL(preadv2(fd, &iovec, 1, -1, RWF_NOWAIT), SYS_preadv2, fd, &iovec, 1UL,
+			    -1L, -1L, RWF_NOWAIT) == sizeof(value);
 }
 
 int
 uncancelled_epoll_wait(int epfd, struct epoll_event *events, int count, int timeout_ms)
 {
-	return UNCANCELLED(epoll_wait(epfd, events, count, timeout_ms));
+	/* Not SYS_epoll_wait, which aarch64 does not have. */
+	return (int)MESSAGE_CALL(epoll_wait(epfd, events, count, timeout_ms), SYS_epoll_pwait, epfd,
+				 events, count, timeout_ms, NULL, 0UL);
 }
 
 int
@@ -108,31 +122,31 @@ uncancelled_connect(int fd, const struct sockaddr *address, socklen_t size)
 	return UNCANCELLED(connect(fd, address, size));
 }
 
-/* Who polls looks here all the time, and would feel the switching; syscall() needs none. */
 ssize_t
 uncancelled_recv(int fd, void *bytes, size_t size)
 {
-#ifdef IS_WATCHED
-	return UNCANCELLED(recv(fd, bytes, size, MSG_DONTWAIT));
-#else
-	return syscall(SYS_recvfrom, fd, bytes, size, MSG_DONTWAIT, NULL, NULL);
-#endif
+	return MESSAGE_CALL(recv(fd, bytes, size, MSG_DONTWAIT), SYS_recvfrom, fd, bytes, size,
+			    MSG_DONTWAIT, NULL, NULL);
 }
 
 ssize_t
 uncancelled_recvmsg(int fd, struct msghdr *message)
 {
-	return UNCANCELLED(recvmsg(fd, message, MSG_DONTWAIT));
+	return MESSAGE_CALL(recvmsg(fd, message, MSG_DONTWAIT), SYS_recvmsg, fd, message,
+			    MSG_DONTWAIT);
 }
 
 ssize_t
 uncancelled_send(int fd, const void *bytes, size_t size)
 {
-	return UNCANCELLED(send(fd, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT));
+	const int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
+	return MESSAGE_CALL(send(fd, bytes, size, flags), SYS_sendto, fd, bytes, size, flags, NULL,
+			    0);
 }
 
 ssize_t
 uncancelled_sendmsg(int fd, const struct msghdr *message)
 {
-	return UNCANCELLED(sendmsg(fd, message, MSG_NOSIGNAL | MSG_DONTWAIT));
+	const int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
+	return MESSAGE_CALL(sendmsg(fd, message, flags), SYS_sendmsg, fd, message, flags);
 }
