@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ try:
     from prometheus_client.registry import Collector
 
     from rpma.cli.web import PageServer
+    from rpma.pool.target.listening import listen
 except ImportError as error:
     if error.name not in ("prometheus_client", "h11"):
         raise
@@ -57,13 +57,15 @@ def export(target: Target, host: str, port: int) -> Iterator[int]:
         return kind, encode(registry)
 
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.create_server((host, port), family=family)
+        listening = listen(host, port)
     except OSError as error:
         words = f"cannot listen on {host} port {port} for metrics: {error.strerror or error}"
         raise OSError(error.errno, words) from None
-    port = int(listening.getsockname()[1])
-    with listening, PageServer(page, log).serving(listening):
+    port = int(listening[0].getsockname()[1])
+    with contextlib.ExitStack() as stack:
+        for one in listening:
+            stack.enter_context(one)
+        stack.enter_context(PageServer(page, log).serving(*listening))
         log.info("metrics at http://%s:%d/metrics", f"[{host}]" if ":" in host else host, port)
         yield port
 

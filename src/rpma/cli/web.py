@@ -14,6 +14,7 @@ from typing import Final
 
 import h11
 
+from rpma.pool.protocol.address import numeric_host
 from rpma.pool.protocol.words import plain
 from rpma.pool.target.sparing import Sparing
 from rpma.pool.target.strangers import Strangers
@@ -48,10 +49,10 @@ class PageServer:
         self._started = threading.Event()
 
     @contextlib.contextmanager
-    def serving(self, listening: socket.socket) -> Iterator[None]:
-        """Serve on a socket for a while, in a thread."""
+    def serving(self, *listening: socket.socket) -> Iterator[None]:
+        """Serve on sockets for a while, in a thread."""
         thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(listening)), name="rpma-metrics", daemon=True
+            target=lambda: asyncio.run(self._serve(*listening)), name="rpma-metrics", daemon=True
         )
         thread.start()
         self._started.wait()
@@ -62,21 +63,25 @@ class PageServer:
             thread.join()
             self._maker.shutdown()
 
-    async def _serve(self, listening: socket.socket) -> None:
+    async def _serve(self, *listening: socket.socket) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._sparing = Sparing(self._log, self._loop)
         try:
-            server = await asyncio.start_server(self._come, sock=listening, limit=MOST_HEADER)
+            servers = [
+                await asyncio.start_server(self._come, sock=one, limit=MOST_HEADER)
+                for one in listening
+            ]
         finally:
             self._started.set()
         await self._stop.wait()
-        server.close()  # the end of the loop ends those who are served
+        for server in servers:
+            server.close()  # the end of the loop ends those who are served
         await asyncio.gather(*self._making.values(), return_exceptions=True)
         self._sparing.sum_up()
 
     async def _come(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = writer.get_extra_info("peername")
-        address = str(peer[0]).partition("%")[0] if isinstance(peer, tuple) else None
+        address = numeric_host(peer) if peer else None
         other = self._visitors.come(writer, address)
         if other is not None:
             other.transport.abort()

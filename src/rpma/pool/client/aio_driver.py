@@ -21,11 +21,12 @@ from rpma.errors import (
     WaitTimeoutError,
     event_error,
 )
-from rpma.pool.client import needs
+from rpma.pool.client import dialing, needs
 from rpma.pool.client.datapath import DataPath
 from rpma.pool.client.driver import seconds
 from rpma.pool.client.transfers import Cancelled
 from rpma.pool.client.waiting import Waiter, again
+from rpma.pool.protocol.address import numeric_host
 from rpma.pool.protocol.channel import Channel
 from rpma.pool.protocol.errors import TargetLost
 
@@ -216,7 +217,7 @@ class AsyncDriver:
     async def _talk(self, need: Any, deadline: float | None) -> Any:
         try:
             timeout = None if deadline is None else deadline - self.loop.time()
-            return await asyncio.wait_for(self._talk_on(need), timeout)
+            return await asyncio.wait_for(self._talk_on(need, deadline), timeout)
         except asyncio.TimeoutError:
             error: Exception = WaitTimeoutError("the target did not reply in time")
             self._break(error)
@@ -237,10 +238,9 @@ class AsyncDriver:
             words = f"the control channel was given up: {error!r}; connect again"
             self._broken = error if isinstance(error, TargetLost) else TargetLost(words)
 
-    async def _talk_on(self, need: Any) -> Any:
+    async def _talk_on(self, need: Any, deadline: float | None) -> Any:
         if isinstance(need, needs.Dial):
-            await self._dial(need.address)
-            return None
+            return await self._dial(need.address, deadline)
         if self._broken is not None:
             raise again(self._broken)
         assert self._reader is not None
@@ -267,15 +267,29 @@ class AsyncDriver:
             raise TargetLost(f"the connection to the target is lost: {error}") from error
         return payload
 
-    async def _dial(self, address: TargetAddress) -> None:
+    async def _dial(self, address: TargetAddress, deadline: float | None) -> str:
         try:
-            self._reader, self._writer = await asyncio.open_connection(address.host, address.port)
+            found = await self.loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
         except OSError as error:
-            failure = TargetLost(f"cannot connect to {address}: {error.strerror or error}")
-            raise failure from error
-        connection = self._writer.get_extra_info("socket")
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            raise dialing.failure(address, [error]) from error
+        errors: list[OSError] = []
+        for candidate in dialing.candidates(found):
+            connecting = asyncio.open_connection(numeric_host(candidate.place), address.port)
+            try:
+                if candidate.others:
+                    share = candidate.share(self.left(deadline))
+                    reader, writer = await asyncio.wait_for(connecting, share)
+                else:
+                    reader, writer = await connecting
+            except asyncio.TimeoutError:
+                errors.append(TimeoutError())
+            except OSError as error:
+                errors.append(error)
+            else:
+                self._reader, self._writer = reader, writer
+                dialing.ready(writer.get_extra_info("socket"))
+                return numeric_host(candidate.place)
+        raise dialing.failure(address, errors) from errors[-1]
 
     # ---- the data connection ---------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from rpma.config import ConnectionConfig
 from rpma.constants import Usage
 from rpma.peer import Peer, PeerConfig
 from rpma.pool.client.datapath import RECEIVE, SEND_QUEUE_SIZE, DataPath
+from rpma.pool.protocol.address import TargetAddress, is_link_local
 from rpma.pool.protocol.wire import ANSWER_ROOM, REQUEST_ROOM
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def connect(
     """Make the data connection of a session.
 
     Args:
-        host: where the target is, as the client came to it.
+        host: the address of the target that the control channel has reached.
         session: what the target said of it.
         ticket: what lets this connection in.
         bounce_size: how many bytes of bounce buffers, in bytes.
@@ -34,7 +35,7 @@ def connect(
         NoDeviceError: no RDMA device leads there.
     """
     depth = session.depth
-    where = session.host or host
+    where = _data_host(session.host, host)
     config = ConnectionConfig(
         sq_size=SEND_QUEUE_SIZE, rq_size=depth, cq_size=SEND_QUEUE_SIZE + depth
     )
@@ -51,7 +52,21 @@ def connect(
             connection = undo.enter_context(request.connect(ticket))
         connection.wait_established(timeout)
         connection.apply_remote_peer_config(PeerConfig.from_descriptor(session.peer_config))
-        target = f"{where}:{session.port}"
+        target = str(TargetAddress(where, session.port))
         path = DataPath(peer, connection, bounce, messages, depth, target)
         undo.pop_all()
     return path
+
+
+def _data_host(said: str | None, reached: str) -> str:
+    """Where the data connection goes.
+
+    Args:
+        said: what the target says; None: where the control channel goes.
+        reached: where that goes. A link-local address needs the name of an interface, of which a
+            target knows its own only.
+    """
+    if said is None:
+        return reached
+    scope = reached.partition("%")[2]
+    return f"{said}%{scope}" if scope and is_link_local(said) else said

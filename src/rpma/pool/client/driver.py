@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from rpma._object import deadline_after
 from rpma.errors import ClosedError, ForkedError, WaitTimeoutError
-from rpma.pool.client import needs
+from rpma.pool.client import dialing, needs
 from rpma.pool.client.datapath import DataPath
 from rpma.pool.client.line import Line
 from rpma.pool.client.order import Order
 from rpma.pool.client.waiting import Waiter, again
+from rpma.pool.protocol.address import numeric_host
 from rpma.pool.protocol.channel import Channel
 from rpma.pool.protocol.errors import TargetLost
 
@@ -106,8 +107,7 @@ class Driver:
             return None
         try:
             if isinstance(need, needs.Dial):
-                self._dial(need.address, deadline)
-                return None
+                return self._dial(need.address, deadline)
             if self._broken is not None:
                 raise again(self._broken)
             if isinstance(need, needs.Exchange):
@@ -127,19 +127,24 @@ class Driver:
                 )
             raise
 
-    def _dial(self, address: TargetAddress, deadline: float | None) -> None:
-        assert address.port is not None
+    def _dial(self, address: TargetAddress, deadline: float | None) -> str:
         try:
-            self._socket = socket.create_connection(
-                (address.host, address.port), None if deadline is None else _left(deadline)
-            )
-        except TimeoutError:
-            raise WaitTimeoutError(f"{address} did not answer in time") from None
+            found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
         except OSError as error:
-            failure = TargetLost(f"cannot connect to {address}: {error.strerror or error}")
-            raise failure from error
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            raise dialing.failure(address, [error]) from error
+        errors = []
+        for candidate in dialing.candidates(found):
+            left = None if deadline is None else _left(deadline)
+            try:
+                self._socket = socket.socket(candidate.family, socket.SOCK_STREAM)
+                self._socket.settimeout(candidate.share(left))
+                self._socket.connect(candidate.place)
+                dialing.ready(self._socket)
+                return numeric_host(candidate.place)
+            except OSError as error:
+                errors.append(error)
+                self._close_socket()
+        raise dialing.failure(address, errors) from errors[-1]
 
     def _send(self, payload: bytes, deadline: float | None) -> None:
         assert self._socket is not None

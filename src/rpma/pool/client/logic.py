@@ -101,7 +101,7 @@ def _start_by_ssh(address: TargetAddress, timeout: float | None) -> SshTarget:
 def _come_in(
     address: TargetAddress, token: bytes, bounce_size: int, timeout: float | None
 ) -> Generator[Any, Any, DataPath]:
-    yield Dial(address)
+    reached = yield Dial(address)
     hello = yield from _hello(address, timeout)
     if hello.version != messages.VERSION:
         raise ProtocolError(
@@ -124,7 +124,7 @@ def _come_in(
     yield Secure(keys)
     session = reply((yield Receive()), messages.Session)
     path: DataPath = yield Run(
-        partial(data_connection.connect, address.host, session, keys.ticket, bounce_size, timeout)
+        partial(data_connection.connect, reached, session, keys.ticket, bounce_size, timeout)
     )
     try:
         reply((yield Receive()), messages.Ready)

@@ -22,7 +22,10 @@ T = TypeVar("T", bound="messages.Message")
 
 
 class Dial(NamedTuple):
-    """Open the control channel to the target."""
+    """Open the control channel to the target.
+
+    The result is the address that was reached, as `numeric_host` has it: a name may have others.
+    """
 
     address: TargetAddress
 

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
+import socket
 from dataclasses import dataclass
+from typing import Any
 
 from rpma.errors import InvalidArgumentError
 
@@ -90,3 +93,25 @@ def parse_pool(text: str) -> tuple[TargetAddress, str]:
     if not slash or not name or target.endswith(":/"):
         raise InvalidArgumentError(f"{text!r} should be TARGET/POOL: host:7204/journal, say")
     return TargetAddress.parse(target), name
+
+
+def numeric_host(place: Any) -> str:
+    """The address in a socket address, in numbers, as everything here takes one.
+
+    A link-local one has its interface with it (fe80::1%eth0); an IPv4 one that came to a socket for
+    both families is as IPv4 writes it.
+    """
+    host = socket.getnameinfo(place, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]
+    if ":" in host:
+        mapped = ipaddress.IPv6Address(host).ipv4_mapped
+        if mapped is not None:
+            return str(mapped)
+    return host
+
+
+def is_link_local(host: str) -> bool:
+    """Whether an address leads somewhere on one link only, and must name the interface for that."""
+    try:
+        return ":" in host and ipaddress.IPv6Address(host).is_link_local
+    except ValueError:  # whatever a target says
+        return False

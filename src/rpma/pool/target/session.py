@@ -180,7 +180,7 @@ class Session:
                 descriptor = config.descriptor
             await self._stream.send(
                 messages.Session(
-                    host=None if address == here else address,
+                    host=None if address == here else address.partition("%")[0],
                     port=int(endpoint.port),
                     depth=DEPTH,
                     peer_config=descriptor,

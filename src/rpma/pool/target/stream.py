@@ -13,6 +13,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from rpma.pool.protocol import messages
+from rpma.pool.protocol.address import numeric_host
 from rpma.pool.protocol.channel import Channel
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ class Stream:
         self._reader, self._writer = reader, writer
         self._channel = Channel(MAX_LOGIN)
         peer, local = (writer.get_extra_info(name) for name in ("peername", "sockname"))
-        self.peer: str | None = _address(peer)
-        self.local: str | None = _address(local)
-        self.where = f"{peer[0]} port {peer[1]}" if self.peer is not None else "nowhere"
+        self.peer: str | None = numeric_host(peer) if peer else None
+        self.local: str | None = numeric_host(local) if local else None
+        self.where = f"{self.peer} port {peer[1]}" if peer else "nowhere"
         connection = writer.get_extra_info("socket")
         with contextlib.suppress(OSError):  # it may be gone already
             for option in _OPTIONS:
@@ -124,7 +125,3 @@ class Stream:
         self.abort()
         with contextlib.suppress(OSError):
             await closing
-
-
-def _address(name: object) -> str | None:
-    return str(name[0]).partition("%")[0] if isinstance(name, tuple) else None

@@ -22,6 +22,7 @@ from rpma.pool.protocol.sizes import parse_size
 from rpma.pool.protocol.tokens import check_token
 from rpma.pool.protocol.words import quoted
 from rpma.pool.target.lanes import Lanes
+from rpma.pool.target.listening import listen
 from rpma.pool.target.metrics import Metrics, Tally, total
 from rpma.pool.target.registry import ServedPools
 from rpma.pool.target.session import Session
@@ -86,7 +87,8 @@ class Target:
 
         Args:
             directory: where its pools are; None: it serves pools in DRAM only.
-            listen: `host:port` on which clients come in; port 0 takes a free one.
+            listen: `host:port` on which clients come in; port 0 takes a free one, `[::]` is all
+                addresses of IPv6 and IPv4, and a name is all that it has.
             token: what clients have to have, 16 random bytes at least; None: whoever comes over
                 loopback may come in.
             tokens: the tokens of users by name, besides.
@@ -309,21 +311,22 @@ class Target:
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.sparing = Sparing(log, self._loop)
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         try:
-            server = await asyncio.start_server(
-                self._come, self._host, self._port, family=family, limit=READ_AHEAD
-            )
+            listening = listen(self._host, self._port)
         except OSError as error:
             words = f"cannot listen on {self.address}: {error.strerror or error}"
             raise OSError(error.errno, words) from None
-        self._port = server.sockets[0].getsockname()[1]
+        self._port = listening[0].getsockname()[1]
+        servers = [
+            await asyncio.start_server(self._come, sock=one, limit=READ_AHEAD) for one in listening
+        ]
         log.info("listening on %s, over %s", self.address, fabric.name)
         self._started.set()
         try:
             await self._stop.wait()
         finally:
-            server.close()  # without its wait_closed: that waits for all clients to leave
+            for server in servers:
+                server.close()  # without its wait_closed: that waits for all clients to leave
         for task, session in self._sessions.items():
             if not session.is_in:  # nobody comes in any more
                 task.cancel()

@@ -41,12 +41,13 @@ class Pace:
 
 def free_ports(address: str) -> list[int]:
     """Port numbers that nothing on this machine listens on, at this moment."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    # Not bind() itself, which forgets the interface of a link-local address.
+    family, kind, _, _, place = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
     ports = []
     with contextlib.ExitStack() as opened:
         for _ in range(PORT_ATTEMPTS):
-            probe = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            probe.bind((address, 0))
+            probe = opened.enter_context(socket.socket(family, kind))
+            probe.bind(place)
             ports.append(int(probe.getsockname()[1]))
     return ports
 
