@@ -75,10 +75,9 @@ call_bad_object(struct call *call, const char *name, const void *handle, enum ki
 	return NULL;
 }
 
-void
-call_conflict(struct call *call, const char *name, struct object *object, enum claim claim)
+static void
+tell_conflict(struct call *call, const char *name, struct object *object, uint64_t other)
 {
-	uint64_t other = atomic_load(claim == CLAIM_WAITS ? &object->waiter : &object->user);
 	const char *kind = kind_names[atomic_load(&object->state) >> 2];
 	if (other & CLAIMED)
 		call->refusal =
@@ -91,6 +90,31 @@ call_conflict(struct call *call, const char *name, struct object *object, enum c
 					"%s, %s#%u, is used by two threads at once: another thread "
 					"reads it",
 					name, kind, object->number);
+}
+
+void
+call_conflict(struct call *call, const char *name, struct object *object, enum claim claim)
+{
+	uint64_t other = atomic_load(claim == CLAIM_WAITS ? &object->waiter : &object->user);
+	if (atomic_load(&object->state) >> 2 != KIND_EP || claim != CLAIM_WAITS)
+		tell_conflict(call, name, object, other);
+	else
+		/* Not promised, and yet a test of librpma's own. */
+		warning(call, object,
+			"%s, ep#%u, is used by two threads at once: thread %d is in %s(), which "
+			"librpma allows to one thread",
+			name, object->number, (int)(uint32_t)other,
+			functions[(other & ~CLAIMED) >> 32].name);
+}
+
+/* A configuration is changed while it is made use of. */
+void
+call_taken(struct call *call, const char *name, struct object *object)
+{
+	warning(call, object,
+		"%s, %s#%u, is changed while another thread makes something of it: which of its "
+		"values that takes is not known",
+		name, kind_names[atomic_load(&object->state) >> 2], object->number);
 }
 
 /* The object behind a pointer to a handle, for this call alone. */
@@ -106,11 +130,11 @@ call_deletes(struct call *call, const char *name, void *const *handle, enum kind
 	    (kind == KIND_CONN || kind == KIND_EP || kind == KIND_CONN_REQ)) {
 		uint64_t waiter = atomic_load(&object->waiter);
 		if (waiter)
-			call_conflict(call, name, object, CLAIM_WAITS);
+			tell_conflict(call, name, object, waiter);
 	}
 	for (unsigned i = 0; object && i < 2; i++) {
 		struct object *cq = object->found[i];
-		if (cq && kind != KIND_CONN_CFG && !call->refusal && atomic_load(&cq->user))
+		if (cq && !call->refusal && atomic_load(&cq->user))
 			call->refusal = finding(call, object,
 						"%s, %s#%u, is deleted while another thread is in "
 						"a call with its cq#%u",

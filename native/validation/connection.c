@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* connection.c -- checks of peers, endpoints, connections and what configures them. */
 #include "validation.h"
+#include "wrapper.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -52,12 +53,45 @@ check_rpma_conn_cfg_set_timeout(struct call *call, struct object *cfg, int timeo
 	return 0;
 }
 
+/* What a configuration has here is what it has in the normal library, whoever sets it. */
+int
+check_rpma_conn_cfg_set_srq(struct call *call, struct object *cfg, struct rpma_srq *srq)
+{
+	(void)call;
+	(void)cfg;
+	(void)srq;
+	objects_lock();
+	return 0;
+}
+
 void
-after_rpma_conn_cfg_set_srq(struct call *call, int ret, struct object *cfg, struct object *srq)
+after_rpma_conn_cfg_set_srq(struct call *call, int ret, struct object *cfg, struct rpma_srq *srq)
 {
 	(void)call;
 	if (!ret)
-		cfg->found[0] = srq;
+		atomic_store(&cfg->kept, (void *)srq);
+	objects_unlock();
+}
+
+int
+check_rpma_conn_cfg_get_srq(struct call *call, struct object *cfg, struct rpma_srq **srq_ptr)
+{
+	(void)call;
+	(void)cfg;
+	(void)srq_ptr;
+	objects_lock();
+	return 0;
+}
+
+void
+after_rpma_conn_cfg_get_srq(struct call *call, int ret, struct object *cfg,
+			    struct rpma_srq **srq_ptr)
+{
+	(void)call;
+	(void)ret;
+	(void)cfg;
+	(void)srq_ptr;
+	objects_unlock();
 }
 
 static struct queue_sizes
@@ -84,10 +118,15 @@ sizes_of(const struct object *cfg)
 static int
 check_cfg(struct call *call, struct object *cfg, const struct object *peer)
 {
-	struct object *srq = cfg ? cfg->found[0] : NULL;
+	void *handle = cfg ? atomic_load(&cfg->kept) : NULL;
+	struct object *srq = object_at(handle);
 	bool is_shared = false;
-	if (!srq)
+	if (!handle)
 		return 0;
+	if (!srq || atomic_load(&srq->state) >> 2 != KIND_SRQ)
+		return finding(call, cfg,
+			       "cfg, conn_cfg#%u, has srq %p, which is no shared receive queue",
+			       cfg->number, handle);
 	if (!object_is_live(srq)) {
 		int ret = finding(call, srq, "cfg, conn_cfg#%u, has srq#%u, which has been deleted",
 				  cfg->number, srq->number);
@@ -131,8 +170,8 @@ after_rpma_srq_new(struct call *call, int ret, struct object *peer, struct objec
 	if (defaults)
 		(void)normal.rpma_srq_cfg_delete(&defaults);
 	srq->srq.requests = requests_new(&sizes);
-	if (!normal.rpma_srq_get_rcq(srq->normal, &rcq) && rcq)
-		(void)object_find(call, srq, KIND_CQ, rcq);
+	if (!normal.rpma_srq_get_rcq(srq->normal, &rcq))
+		(void)object_add_cq(call, srq, rcq, true);
 }
 
 int
@@ -167,7 +206,7 @@ set_up_request(struct object *req, struct object *peer, const struct object *cfg
 {
 	struct queue_sizes sizes = sizes_of(cfg);
 	req->peer = peer;
-	req->conn.srq = cfg ? cfg->found[0] : NULL;
+	req->conn.srq = cfg ? object_if_live(atomic_load(&cfg->kept), KIND_SRQ) : NULL;
 	req->conn.is_passive = is_passive;
 	req->conn.requests = requests_new(&sizes);
 	atomic_store(&req->conn.event, RPMA_CONN_UNDEFINED);
@@ -247,7 +286,8 @@ void
 after_rpma_conn_req_connect(struct call *call, int ret, struct object *req,
 			    const struct rpma_conn_private_data *pdata, struct object *conn)
 {
-	(void)call;
+	struct rpma_cq *cq = NULL, *rcq = NULL;
+	uint32_t qp_num = 0;
 	(void)pdata;
 	if (!req)
 		return;
@@ -261,6 +301,12 @@ after_rpma_conn_req_connect(struct call *call, int ret, struct object *req,
 	conn->conn.requests = req->conn.requests;
 	atomic_store(&conn->conn.event, RPMA_CONN_UNDEFINED);
 	req->conn.requests = NULL;
+	if (!normal.rpma_conn_get_cq(conn->normal, &cq))
+		(void)object_add_cq(call, conn, cq, false);
+	if (normal.rpma_conn_get_rcq && !normal.rpma_conn_get_rcq(conn->normal, &rcq))
+		(void)object_add_cq(call, conn, rcq, true);
+	if (conn->conn.srq && !normal.rpma_conn_get_qp_num(conn->normal, &qp_num))
+		requests_join(conn, qp_num);
 }
 
 /* ---- connections ---- */
@@ -292,9 +338,6 @@ check_rpma_conn_disconnect(struct call *call, struct object *conn)
 	case CONN_DISCONNECTING:
 		hint(call, "conn, conn#%u, is being disconnected already", conn->number);
 		break;
-	case CONN_ESTABLISHED:
-		requests_before_end(call, conn, false);
-		break;
 	default:
 		break;
 	}
@@ -306,16 +349,22 @@ after_rpma_conn_disconnect(struct call *call, int ret, struct object *conn)
 {
 	(void)call;
 	int established = CONN_ESTABLISHED;
-	if (!ret)
-		(void)atomic_compare_exchange_strong(&conn->conn.state, &established,
-						     CONN_DISCONNECTING);
+	if (!ret &&
+	    atomic_compare_exchange_strong(&conn->conn.state, &established, CONN_DISCONNECTING))
+		atomic_store(&conn->conn.is_disconnected, true);
 }
 
 int
 check_rpma_conn_delete(struct call *call, struct object *conn)
 {
-	if (conn && atomic_load(&conn->conn.state) != CONN_ENDED)
-		requests_before_end(call, conn, true);
+	if (!conn)
+		return 0;
+	requests_before_delete(call, conn);
+	if (conn->conn.srq && !conn->conn.srq->found[0]) {
+		call_forward(call);
+		requests_drain(call, conn);
+		call_return(call);
+	}
 	return 0;
 }
 

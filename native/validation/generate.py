@@ -51,7 +51,8 @@ SCALARS = {
     "value8": ("const char *", "value8"),
 }
 
-HOWS = ("const", "optional", "uses", "reads", "waits", "new", "found", "delete", "out")
+CLAIMS = ("uses", "reads", "sets", "takes", "waits")
+HOWS = ("const", "optional", *CLAIMS, "new", "found", "kept", "delete", "out")
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,12 @@ class Argument:
     @property
     def is_checked(self) -> bool:
         """Whether the wrapper looks the object up before the call."""
-        return self.is_object and not self.how & {"new", "found"}
+        return self.is_object and not self.how & {"new", "found", "kept"}
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether a hook gets it as the program hands it over."""
+        return not self.is_object or self.how >= {"kept"}
 
     @property
     def object(self) -> str:
@@ -85,7 +91,7 @@ class Argument:
     @property
     def claim(self) -> str:
         """What of the object the call has for its thread alone."""
-        for how in ("uses", "reads", "waits"):
+        for how in CLAIMS:
             if how in self.how:
                 return f"CLAIM_{how.upper()}"
         return "CLAIM_NOTHING"
@@ -103,18 +109,20 @@ class Argument:
 
     def hook_declaration(self, after: bool) -> str:
         """The argument as a hand-written hook gets it."""
-        if self.is_checked or (after and self.is_object):
+        if self.is_checked or (after and not self.is_raw):
             return f"struct object *{self.name}"
         return self.declaration()
 
     def hook_value(self, after: bool) -> str:
         """What the wrapper hands to the hook."""
-        return self.object if self.is_checked or (after and self.is_object) else self.name
+        return self.object if self.is_checked or (after and not self.is_raw) else self.name
 
     def forwarded(self) -> str:
         """What the normal library gets."""
         if self.is_pointer_to_handle:
             return f"{self.name} ? &{self.name}_normal : NULL"
+        if self.is_object and "kept" in self.how:
+            return f"{self.object} ? object_normal({self.object}) : {self.name}"
         if self.is_object:
             return f"object_normal({self.object})"
         return self.name
@@ -308,11 +316,14 @@ def wrapper(function: Function) -> Iterator[str]:
                 f"\tstruct object *{argument.object} = call_object(&call, "
                 f'"{argument.name}", {argument.name}, {kind}, {argument.claim}, {optional});'
             )
+        elif argument.is_object and not argument.is_pointer_to_handle:
+            kept = f"object_if_live({argument.name}, {kind})"
+            yield f"\tstruct object *{argument.object} = {kept};"
         elif argument.is_object:
             yield f"\tstruct object *{argument.object} = NULL;"
             yield f"\tstruct rpma_{argument.kind} *{argument.name}_normal = NULL;"
     for argument in arguments:
-        if argument.how & {"new", "found", "out"} and "optional" not in argument.how:
+        if argument.how & {"new", "found", "kept", "out"} and "optional" not in argument.how:
             yield f"\tif (!{argument.name})"
             yield f'\t\tcall_null(&call, "{argument.name}");'
     yield "\tret = call.refusal;"
@@ -341,11 +352,11 @@ def wrapper(function: Function) -> Iterator[str]:
         elif "found" in argument.how:
             owner = arguments[0].object
             yield f"\t\tif (!ret && {argument.name}) {{"
-            yield (
-                f"\t\t\t{argument.object} = object_find(&call, {owner}, "
-                f"KIND_{argument.kind.upper()}, {argument.name}_normal);"
-            )
-            yield f"\t\t\t*{argument.name} = (void *){argument.object};"
+            yield f"\t\t\t{argument.object} = object_find({owner}, {argument.name}_normal);"
+            handle = f"(void *){argument.object}"
+            if "kept" in argument.how:
+                handle = f"{argument.object} ? {handle} : {argument.name}_normal"
+            yield f"\t\t\t*{argument.name} = {handle};"
             yield "\t\t}"
     if "after" in function.flags:
         yield f"\t\t{hook_call(function, 'after')};"

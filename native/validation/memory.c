@@ -65,6 +65,39 @@ wrong_usage(struct call *call, const char *name, struct object *object, int usag
 		       usage_text(&wanted, usage), usage_text(&is, has));
 }
 
+/*
+ * Whether the device carries it out all the same, as what the region is registered for gives it the
+ * right: verbs knows writes of its own alone, and on iWARP a read's destination is the peer's to
+ * write to.
+ */
+static bool
+is_granted(const struct object *local, int usage)
+{
+	const int read_dst = RPMA_MR_USAGE_READ_DST | RPMA_MR_USAGE_WRITE_DST,
+		  writable = read_dst | RPMA_MR_USAGE_WRITE_SRC | RPMA_MR_USAGE_RECV;
+	switch (usage) {
+	case RPMA_MR_USAGE_WRITE_SRC:
+	case RPMA_MR_USAGE_SEND:
+		return true;
+	case RPMA_MR_USAGE_READ_DST:
+		return local->local.usage &
+		       (local->peer->transport == IBV_TRANSPORT_IWARP ? read_dst : writable);
+	default:
+		return local->local.usage & writable;
+	}
+}
+
+static void COLD
+other_usage(struct call *call, const char *name, struct object *local, int usage)
+{
+	struct line wanted, is;
+	warning(call, local,
+		"%s, mr_local#%u, is not registered for %s, but for %s; the device happens to do "
+		"it for that, too",
+		name, local->number, usage_text(&wanted, usage),
+		usage_text(&is, local->local.usage));
+}
+
 static int COLD
 wrong_range(struct call *call, const char *name, struct object *object, size_t offset, size_t len,
 	    uint64_t size)
@@ -80,13 +113,14 @@ check_local(struct call *call, const char *name, struct object *local, const str
 	    size_t offset, size_t len, int usage)
 {
 	const struct mr_local *region = &local->local;
+	bool is_for_it = !usage || region->usage & usage;
 	if (local->peer != peer) {
 		int ret = finding(call, local, "%s, mr_local#%u, is of peer#%u, not of peer#%u",
 				  name, local->number, local->peer->number, peer->number);
 		finding_about(call, local->peer);
 		return ret;
 	}
-	if (usage && !(region->usage & usage))
+	if (!is_for_it && !is_granted(local, usage))
 		return wrong_usage(call, name, local, usage, region->usage);
 	if (offset > region->size || len > region->size - offset)
 		return wrong_range(call, name, local, offset, len, region->size);
@@ -99,6 +133,8 @@ check_local(struct call *call, const char *name, struct object *local, const str
 			       "%s, mr_local#%u, has been unmapped: %zu bytes at %p are no memory "
 			       "of this process any more",
 			       name, local->number, len, (void *)(region->ptr + offset));
+	if (!is_for_it)
+		other_usage(call, name, local, usage);
 	return 0;
 }
 

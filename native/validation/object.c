@@ -143,28 +143,36 @@ object_publish(struct object *object)
 	atomic_store_explicit(&object->state, STATE(kind, LIVES), memory_order_release);
 }
 
-/* An object that belongs to another one, and has no function that makes or deletes it. */
 struct object *
-object_find(struct call *call, struct object *owner, enum kind kind, void *normal)
+object_find(struct object *owner, void *normal)
 {
 	if (!normal)
 		return NULL;
+	if (atomic_load(&owner->state) >> 2 == KIND_CONN_CFG) {
+		struct object *kept = object_at(atomic_load(&owner->kept));
+		return kept && kept->normal == normal ? kept : NULL;
+	}
 	for (unsigned i = 0; i < 2; i++) {
 		if (owner->found[i] && owner->found[i]->normal == normal)
 			return owner->found[i];
 	}
 	/* The receive CQ of a connection may be that of its shared receive queue. */
-	if (kind == KIND_CQ && (atomic_load(&owner->state) >> 2) == KIND_CONN && owner->conn.srq) {
-		struct object *shared = owner->conn.srq->found[0];
-		if (shared && shared->normal == normal)
-			return shared;
-	}
-	struct object *object = object_new(call, kind, normal);
+	if (atomic_load(&owner->state) >> 2 == KIND_CONN && owner->conn.srq)
+		return object_find(owner->conn.srq, normal);
+	return NULL;
+}
+
+/* Before the owner is published: programs may ask for it in several threads. */
+struct object *
+object_add_cq(struct call *call, struct object *owner, void *normal, bool is_rcq)
+{
+	if (!normal || object_find(owner, normal))
+		return NULL;
+	struct object *object = object_new(call, KIND_CQ, normal);
 	object->cq.owner = owner;
 	object->peer = owner->peer;
 	object->made = owner->made;
-	object->cq.is_rcq = call->function == &functions[FUNCTION_rpma_conn_get_rcq] ||
-			    atomic_load(&owner->state) >> 2 == KIND_SRQ;
+	object->cq.is_rcq = is_rcq;
 	object_publish(object);
 	owner->found[owner->found[0] ? 1 : 0] = object;
 	return object;
@@ -225,6 +233,21 @@ object_next(enum kind kind, const struct object *after)
 			return object;
 	}
 	return NULL;
+}
+
+bool
+object_has_connections(const struct object *srq)
+{
+	static const enum kind kinds[] = {KIND_CONN_REQ, KIND_CONN};
+	for (unsigned i = 0; i < 2; i++) {
+		const struct object *object = NULL;
+		while ((object = object_next(kinds[i], object))) {
+			if (object->conn.srq == srq &&
+			    atomic_load(&object->conn.state) != CONN_ENDED)
+				return true;
+		}
+	}
+	return false;
 }
 
 /* The first of those that need it, or NULL. */

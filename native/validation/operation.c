@@ -312,10 +312,9 @@ void
 after_rpma_cq_get_wc(struct call *call, int ret, struct object *cq, int num_entries,
 		     struct ibv_wc *wc, int *num_entries_got)
 {
-	(void)num_entries;
-	if (ret)
-		return;
-	int count = num_entries_got ? *num_entries_got : 1;
+	int count = ret ? 0 : num_entries_got ? *num_entries_got : 1;
 	for (int i = 0; i < count; i++)
 		requests_complete(call, cq, &wc[i]);
+	if (ret == RPMA_E_NO_COMPLETION || (!ret && count < num_entries))
+		requests_none_left(call, cq);
 }

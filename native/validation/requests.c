@@ -15,6 +15,7 @@
 
 struct request {
 	const struct function *function; /* NULL: retired, or never posted */
+	uint64_t number;                 /* of those posted to the queue */
 	uint64_t wr_id;
 	struct object *local;
 	uint32_t local_number;
@@ -24,20 +25,30 @@ struct request {
 	struct guard *guard;
 };
 
-/* A queue, oldest request first. It grows: devices round sizes up. */
+/*
+ * A queue, oldest request first. It grows: devices round sizes up. Receives complete in any order,
+ * those of a shared queue by as many connections as it has: retired ones lie between others.
+ */
 struct queue {
 	struct request *requests;
 	uint32_t capacity, head, tail; /* capacity: a power of two */
+	uint32_t length;               /* not retired */
+	uint64_t posted;               /* the number of the last */
 };
+
+#define USERS 64
 
 struct requests {
 	struct requests *next, **link; /* of all of this process: for who looks for leaks */
 	pthread_mutex_t lock;
 	struct queue_sizes sizes;
 	struct queue sq, rq;
-	uint32_t signalled;        /* in the send queue */
-	uint32_t last_unsignalled; /* behind the last signalled one */
+	uint32_t signalled; /* in the send queue */
+	uint64_t answered; /* up to this one of the send queue: the peer has, or errors were told */
 	bool has_warned_sq, has_warned_rq, has_warned_cq, has_warned_unsignalled;
+	/* Of a connection with a shared receive queue, and of that queue: by its qp_num. */
+	uint32_t qp_num;
+	struct requests *next_user, **users;
 };
 
 static struct requests *all;
@@ -69,6 +80,7 @@ requests_delete(struct requests *requests)
 	if (requests->next)
 		requests->next->link = requests->link;
 	pthread_mutex_destroy(&requests->lock);
+	free(requests->users);
 	free(requests->sq.requests);
 	free(requests->rq.requests);
 	free(requests);
@@ -80,26 +92,27 @@ request_at(const struct queue *queue, uint32_t position)
 	return &queue->requests[position & (queue->capacity - 1)];
 }
 
-static uint32_t
-length_of(const struct queue *queue)
-{
-	return queue->tail - queue->head;
-}
-
 static bool
 make_room(struct queue *queue)
 {
-	if (length_of(queue) < queue->capacity)
+	if (queue->tail - queue->head < queue->capacity)
 		return true;
-	uint32_t capacity = queue->capacity ? 2 * queue->capacity : 16;
+	bool is_roomy = queue->length < queue->capacity / 2;
+	uint32_t capacity = is_roomy ? queue->capacity : queue->capacity ? 2 * queue->capacity : 16;
 	struct request *requests = aligned_alloc(CACHE_LINE, capacity * sizeof(*requests));
+	uint32_t length = 0;
 	if (!requests)
 		return false;
-	for (uint32_t i = queue->head; i != queue->tail; i++)
-		requests[i & (capacity - 1)] = *request_at(queue, i);
+	for (uint32_t i = queue->head; i != queue->tail; i++) {
+		const struct request *request = request_at(queue, i);
+		if (request->function)
+			requests[length++] = *request;
+	}
 	free(queue->requests);
 	queue->requests = requests;
 	queue->capacity = capacity;
+	queue->head = 0;
+	queue->tail = length;
 	return true;
 }
 
@@ -119,12 +132,12 @@ log_occupancy(const struct object *owner, const struct requests *requests)
 {
 	const struct queue_sizes *sizes = &requests->sizes;
 	const char *kind = kind_names[atomic_load(&owner->state) >> 2];
-	uint32_t receives = length_of(&requests->rq);
+	uint32_t receives = requests->rq.length;
 	if (!sizes->sq && !sizes->cq)
 		log_write(4, "queue", "%s#%u rq=%u/%u", kind, owner->number, receives, sizes->rq);
 	else
 		log_write(4, "queue", "%s#%u sq=%u/%u rq=%u/%u cq=%u/%u", kind, owner->number,
-			  length_of(&requests->sq), sizes->sq, receives, sizes->rq,
+			  requests->sq.length, sizes->sq, receives, sizes->rq,
 			  requests->signalled + (sizes->rcq ? 0 : receives), sizes->cq);
 }
 
@@ -140,14 +153,18 @@ log_occupancy(const struct object *owner, const struct requests *requests)
 
 /* What is wrong with the queues, as they are with the request that is about to be posted. */
 static void COLD
-tell_of_queues(struct call *call, struct object *owner, struct requests *requests, bool is_receive)
+tell_of_queues(struct call *call, struct object *owner, struct requests *requests, bool is_receive,
+	       bool is_signalled)
 {
 	const struct queue_sizes *sizes = &requests->sizes;
 	const char *kind = kind_names[atomic_load(&owner->state) >> 2];
-	uint32_t sends = length_of(&requests->sq), receives = length_of(&requests->rq);
+	uint32_t sends = requests->sq.length, receives = requests->rq.length;
 	uint32_t completions = requests->signalled + (sizes->rcq ? 0 : receives);
 	bool is_srq = atomic_load(&owner->state) >> 2 == KIND_SRQ;
-	if (!is_receive && sends > sizes->sq)
+	bool is_full = !is_receive && sends > sizes->sq;
+	/* None of those before it will ever make room. */
+	bool is_stuck = is_full && sends > 1 && requests->signalled == is_signalled;
+	if (is_full && !is_stuck)
 		warn_once(&requests->has_warned_sq, call, owner,
 			  "%u requests of %s#%u have not completed: more than its send queue's "
 			  "sq_size of %u; collect completions first",
@@ -167,24 +184,25 @@ tell_of_queues(struct call *call, struct object *owner, struct requests *request
 			  "the CQ of %s#%u can overflow: %u requests will complete, and its "
 			  "cq_size is %u",
 			  kind, owner->number, completions, sizes->cq);
-	if (!is_receive && !requests->signalled && sends >= sizes->sq)
+	if (is_stuck)
 		warn_once(&requests->has_warned_unsignalled, call, owner,
 			  "the send queue of %s#%u is full of %u requests with "
 			  "RPMA_F_COMPLETION_ON_ERROR: nothing will ever retire them; ask for a "
 			  "completion (RPMA_F_COMPLETION_ALWAYS) within every sq_size requests",
-			  kind, owner->number, sends);
+			  kind, owner->number, sends - 1);
 }
 
 static inline void
-check_queues(struct call *call, struct object *owner, struct requests *requests, bool is_receive)
+check_queues(struct call *call, struct object *owner, struct requests *requests, bool is_receive,
+	     bool is_signalled)
 {
 	const struct queue_sizes *sizes = &requests->sizes;
-	uint32_t sends = length_of(&requests->sq), receives = length_of(&requests->rq);
+	uint32_t sends = requests->sq.length, receives = requests->rq.length;
 	if (is_receive ? receives > sizes->rq || (sizes->rcq && receives > sizes->rcq)
-		       : sends > sizes->sq || (!requests->signalled && sends >= sizes->sq))
-		tell_of_queues(call, owner, requests, is_receive);
+		       : sends > sizes->sq)
+		tell_of_queues(call, owner, requests, is_receive, is_signalled);
 	else if (sizes->cq && requests->signalled + (sizes->rcq ? 0 : receives) > sizes->cq)
-		tell_of_queues(call, owner, requests, is_receive);
+		tell_of_queues(call, owner, requests, is_receive, is_signalled);
 }
 
 static bool
@@ -216,10 +234,12 @@ requests_post(struct call *call, struct object *owner, const struct posting *pos
 	pthread_mutex_lock(&requests->lock);
 	struct queue *queue = posting->is_receive ? &requests->rq : &requests->sq;
 	if (make_room(queue)) {
-		call->posted = queue->tail++;
-		struct request *request = request_at(queue, call->posted);
+		struct request *request = request_at(queue, queue->tail++);
+		queue->length++;
+		call->posted = ++queue->posted;
 		*request = (struct request){
 			.function = call->function,
+			.number = call->posted,
 			.wr_id = (uint64_t)(uintptr_t)posting->op_context,
 			.local = posting->local,
 			.local_number = posting->local ? posting->local->number : 0,
@@ -227,17 +247,14 @@ requests_post(struct call *call, struct object *owner, const struct posting *pos
 			.offset = posting->offset,
 			.len = posting->len,
 		};
-		if (!posting->is_receive) {
+		if (!posting->is_receive)
 			requests->signalled += posting->is_signalled;
-			requests->last_unsignalled =
-				posting->is_signalled ? 0 : requests->last_unsignalled + 1;
-		}
 		if (log_level >= 4) {
 			if (request->local && request->len)
 				watch(request);
 			log_occupancy(owner, requests);
 		}
-		check_queues(call, owner, requests, posting->is_receive);
+		check_queues(call, owner, requests, posting->is_receive, posting->is_signalled);
 	}
 	pthread_mutex_unlock(&requests->lock);
 }
@@ -250,6 +267,18 @@ has_local(const struct request *request)
 	       request->local->number == request->local_number;
 }
 
+/* Level 4, when the source is no longer in flight: is it as it was when it was posted? */
+static bool
+has_changed(struct request *request)
+{
+	uint64_t hash = request->hash;
+	request->hash = 0;
+	if (!hash || !has_local(request))
+		return false;
+	const char *from = request->local->local.ptr + request->offset;
+	return memory_is_mapped(from, request->len) && inflight_hash(from, request->len) != hash;
+}
+
 static void
 retire(struct call *call, struct requests *requests, struct queue *queue, struct request *request)
 {
@@ -257,19 +286,16 @@ retire(struct call *call, struct requests *requests, struct queue *queue, struct
 		return;
 	if (request->guard)
 		inflight_unguard(request->guard);
-	if (call && request->hash && has_local(request)) {
-		const char *from = request->local->local.ptr + request->offset;
-		if (memory_is_mapped(from, request->len) &&
-		    inflight_hash(from, request->len) != request->hash)
-			(void)finding(call, request->local,
-				      "the source of %s(), %zu bytes at offset %zu of mr_local#%u, "
-				      "op_context=0x%llx, was changed while it was in flight",
-				      request->function->name, request->len, request->offset,
-				      request->local_number, (unsigned long long)request->wr_id);
-	}
+	if (call && has_changed(request))
+		(void)finding(call, request->local,
+			      "the source of %s(), %zu bytes at offset %zu of mr_local#%u, "
+			      "op_context=0x%llx, was changed while it was in flight",
+			      request->function->name, request->len, request->offset,
+			      request->local_number, (unsigned long long)request->wr_id);
 	if (queue == &requests->sq && request->is_signalled)
 		requests->signalled--;
 	request->function = NULL;
+	queue->length--;
 }
 
 static void
@@ -287,15 +313,16 @@ requests_retract(struct call *call, struct object *owner, bool is_receive)
 		return;
 	pthread_mutex_lock(&requests->lock);
 	struct queue *queue = is_receive ? &requests->rq : &requests->sq;
-	if (call->posted - queue->head < length_of(queue)) {
-		struct request *request = request_at(queue, call->posted);
-		if (!is_receive && !request->is_signalled && requests->last_unsignalled)
-			requests->last_unsignalled--;
+	for (uint32_t i = queue->tail; i != queue->head; i--) {
+		struct request *request = request_at(queue, i - 1);
+		if (request->number != call->posted)
+			continue;
 		retire(NULL, requests, queue, request);
-		if (call->posted + 1 == queue->tail)
+		if (i == queue->tail)
 			queue->tail--;
-		drop_retired(queue);
+		break;
 	}
+	drop_retired(queue);
 	pthread_mutex_unlock(&requests->lock);
 }
 
@@ -312,7 +339,8 @@ complete(struct call *call, struct requests *requests, bool is_receive, const st
 	for (; position != queue->tail; position++) {
 		const struct request *request = request_at(queue, position);
 		is_found = request->function && request->wr_id == wc->wr_id &&
-			   (is_receive || request->is_signalled || wc->status != IBV_WC_SUCCESS);
+			   (is_receive || request->is_signalled ||
+			    (wc->status != IBV_WC_SUCCESS && request->number > requests->answered));
 		if (is_found)
 			break;
 	}
@@ -320,8 +348,6 @@ complete(struct call *call, struct requests *requests, bool is_receive, const st
 		for (uint32_t i = is_receive ? position : queue->head; i != position + 1; i++)
 			retire(call, requests, queue, request_at(queue, i));
 		drop_retired(queue);
-		if (requests->last_unsignalled > length_of(&requests->sq))
-			requests->last_unsignalled = length_of(&requests->sq);
 	}
 	pthread_mutex_unlock(&requests->lock);
 	return is_found;
@@ -376,23 +402,141 @@ log_wc(const struct object *cq, const struct ibv_wc *wc)
 		  opcode, imm);
 }
 
+/* ---- what a message tells of what was sent before it ---- */
+
+static uint32_t
+user_of(uint32_t qp_num)
+{
+	return (qp_num * 0x9e3779b1u) >> 26;
+}
+_Static_assert(USERS == 1 << (32 - 26), "user_of() is below USERS");
+
+void
+requests_join(struct object *conn, uint32_t qp_num)
+{
+	struct requests *requests = conn->conn.requests, *shared = conn->conn.srq->srq.requests;
+	if (!requests || !shared)
+		return;
+	pthread_mutex_lock(&shared->lock);
+	if (!shared->users)
+		shared->users = calloc(USERS, sizeof(*shared->users));
+	if (shared->users) {
+		struct requests **first = &shared->users[user_of(qp_num)];
+		requests->qp_num = qp_num;
+		requests->next_user = *first;
+		*first = requests;
+	}
+	pthread_mutex_unlock(&shared->lock);
+}
+
+static void
+leave(struct requests *requests, struct requests *shared)
+{
+	pthread_mutex_lock(&shared->lock);
+	struct requests **link = shared->users ? &shared->users[user_of(requests->qp_num)] : NULL;
+	while (link && *link && *link != requests)
+		link = &(*link)->next_user;
+	if (link && *link)
+		*link = requests->next_user;
+	pthread_mutex_unlock(&shared->lock);
+}
+
+/* The sends of the connection that a message has come to. */
+static struct requests *
+sends_of(struct object *owner, const struct ibv_wc *wc)
+{
+	if (atomic_load(&owner->state) >> 2 != KIND_SRQ)
+		return owner->conn.requests;
+	struct requests *shared = owner->srq.requests, *found = NULL;
+	if (!shared)
+		return NULL;
+	pthread_mutex_lock(&shared->lock);
+	for (found = shared->users ? shared->users[user_of(wc->qp_num)] : NULL;
+	     found && found->qp_num != wc->qp_num; found = found->next_user)
+		;
+	pthread_mutex_unlock(&shared->lock);
+	return found;
+}
+
+/*
+ * The peer has answered, or all errors have been told: what was sent before has arrived, or is
+ * known not to have, and its memory is the program's again. Which of the peer's messages is an
+ * answer, nobody knows here; the benefit of the doubt is the program's.
+ */
+static void
+answered(struct call *call, struct requests *requests)
+{
+	if (!requests)
+		return;
+	pthread_mutex_lock(&requests->lock);
+	struct queue *queue = &requests->sq;
+	for (uint32_t i = queue->tail; log_level >= 4 && i != queue->head; i--) {
+		struct request *request = request_at(queue, i - 1);
+		if (request->number <= requests->answered)
+			break;
+		if (request->function && !request->is_signalled && has_changed(request))
+			warning(call, request->local,
+				"the source of %s(), %zu bytes at offset %zu of mr_local#%u, "
+				"op_context=0x%llx, was changed before a message of the peer's "
+				"told that it had arrived",
+				request->function->name, request->len, request->offset,
+				request->local_number, (unsigned long long)request->wr_id);
+	}
+	requests->answered = queue->posted;
+	pthread_mutex_unlock(&requests->lock);
+}
+
+/* Where the request failed there is no opcode; the queue is then where its wr_id is. */
+static void
+account(struct call *call, struct object *cq, const struct ibv_wc *wc)
+{
+	struct object *owner = cq->cq.owner;
+	struct requests *receives = requests_of(owner, true);
+	if (wc->status == IBV_WC_SUCCESS && wc->opcode & IBV_WC_RECV)
+		answered(call, sends_of(owner, wc));
+	if (cq->cq.is_rcq || (wc->status == IBV_WC_SUCCESS && wc->opcode & IBV_WC_RECV))
+		(void)complete(call, receives, true, wc);
+	else if (!complete(call, requests_of(owner, false), false, wc) &&
+		 wc->status != IBV_WC_SUCCESS)
+		(void)complete(call, receives, true, wc);
+}
+
 void
 requests_complete(struct call *call, struct object *cq, const struct ibv_wc *wc)
 {
 	struct object *owner = cq->cq.owner;
-	struct requests *sends = requests_of(owner, false), *receives = requests_of(owner, true);
-	bool is_receive =
-		cq->cq.is_rcq || (wc->status == IBV_WC_SUCCESS && wc->opcode & IBV_WC_RECV);
+	struct requests *requests = requests_of(owner, false);
 	if (log_level >= 4)
 		log_wc(cq, wc);
-	/* Where the request failed there is no opcode; the queue is then where its wr_id is. */
-	if (is_receive)
-		(void)complete(call, receives, true, wc);
-	else if (!complete(call, sends, false, wc) && wc->status != IBV_WC_SUCCESS)
-		(void)complete(call, receives, true, wc);
-	if (log_level >= 4 && sends)
-		log_occupancy(owner, sends);
+	account(call, cq, wc);
+	if (log_level >= 4 && requests)
+		log_occupancy(owner, requests);
 }
+
+void
+requests_none_left(struct call *call, const struct object *cq)
+{
+	struct object *owner = cq->cq.owner;
+	if (!cq->cq.is_rcq && atomic_load(&owner->state) >> 2 == KIND_CONN &&
+	    atomic_load(&owner->conn.state) == CONN_ENDED)
+		answered(call, owner->conn.requests);
+}
+
+void
+requests_drain(struct call *call, const struct object *conn)
+{
+	struct ibv_wc wc[16];
+	for (unsigned i = 0; i < 2; i++) {
+		struct object *cq = conn->found[i];
+		int count = 0;
+		while (cq && !normal.rpma_cq_get_wc(cq->normal, 16, wc, &count)) {
+			for (int j = 0; j < count; j++)
+				account(call, cq, &wc[j]);
+		}
+	}
+}
+
+/* ---- what is left ---- */
 
 unsigned
 requests_using(struct object *owner, const struct object *local)
@@ -400,7 +544,8 @@ requests_using(struct object *owner, const struct object *local)
 	bool is_srq = atomic_load(&owner->state) >> 2 == KIND_SRQ;
 	struct requests *requests = requests_of(owner, is_srq);
 	unsigned count = 0;
-	if (!requests || (!is_srq && atomic_load(&owner->conn.state) == CONN_ENDED))
+	if (!requests || !(is_srq ? object_has_connections(owner)
+				  : atomic_load(&owner->conn.state) != CONN_ENDED))
 		return 0;
 	pthread_mutex_lock(&requests->lock);
 	const struct queue *queues[] = {&requests->sq, &requests->rq};
@@ -415,21 +560,41 @@ requests_using(struct object *owner, const struct object *local)
 	return count;
 }
 
+/* Those that nothing tells of. A message does not count: who wants to know lets the peer answer. */
+static uint32_t
+count_unknown(const struct requests *requests)
+{
+	const struct queue *queue = &requests->sq;
+	uint32_t count = 0;
+	for (uint32_t i = queue->tail; i != queue->head; i--) {
+		const struct request *request = request_at(queue, i - 1);
+		if (!request->function)
+			continue;
+		if (request->is_signalled || request->number <= requests->answered)
+			break;
+		size_t id = (size_t)(request->function - functions);
+		count += id != FUNCTION_rpma_send && id != FUNCTION_rpma_send_with_imm;
+	}
+	return count;
+}
+
 void
-requests_before_end(struct call *call, struct object *conn, bool is_delete)
+requests_before_delete(struct call *call, struct object *conn)
 {
 	struct requests *requests = conn->conn.requests;
-	if (!requests)
+	bool has_ended = atomic_load(&conn->conn.state) == CONN_ENDED;
+	/* Where the peer has ended it, the program has to do with that. */
+	if (!requests || (has_ended && !atomic_load(&conn->conn.is_disconnected)))
 		return;
 	pthread_mutex_lock(&requests->lock);
-	uint32_t signalled = requests->signalled, unsignalled = requests->last_unsignalled;
+	uint32_t signalled = requests->signalled, unknown = count_unknown(requests);
 	pthread_mutex_unlock(&requests->lock);
-	if (unsignalled)
+	if (unknown)
 		warning(call, conn,
 			"behind the last request of conn#%u that asks for a completion %u more %s "
 			"posted: whether they are carried out will never be known",
-			conn->number, unsignalled, unsignalled == 1 ? "was" : "were");
-	if (is_delete && signalled)
+			conn->number, unknown, unknown == 1 ? "was" : "were");
+	if (!has_ended && signalled)
 		warning(call, conn, "%u completions of conn#%u were never collected", signalled,
 			conn->number);
 }
@@ -440,6 +605,9 @@ requests_forget(struct object *owner)
 	struct requests *requests = *object_requests(owner);
 	if (!requests)
 		return;
+	if (atomic_load(&owner->state) >> 2 == KIND_CONN && owner->conn.srq &&
+	    owner->conn.srq->srq.requests)
+		leave(requests, owner->conn.srq->srq.requests);
 	pthread_mutex_lock(&requests->lock);
 	struct queue *queues[] = {&requests->sq, &requests->rq};
 	for (unsigned which = 0; which < 2; which++) {
@@ -447,6 +615,5 @@ requests_forget(struct object *owner)
 			retire(NULL, requests, queues[which], request_at(queues[which], i));
 		queues[which]->head = queues[which]->tail;
 	}
-	requests->last_unsignalled = 0;
 	pthread_mutex_unlock(&requests->lock);
 }

@@ -81,8 +81,9 @@ struct mr_remote {
 enum conn_state { CONN_CONNECTING, CONN_ESTABLISHED, CONN_DISCONNECTING, CONN_ENDED };
 
 struct conn {
-	_Atomic int state; /* enum conn_state */
-	_Atomic int event; /* that ended it, enum rpma_conn_event */
+	_Atomic int state;            /* enum conn_state */
+	_Atomic int event;            /* that ended it, enum rpma_conn_event */
+	_Atomic bool is_disconnected; /* by the program, once it was established */
 	bool is_passive, has_direct_write;
 	struct object *srq;
 	struct requests *requests;
@@ -113,11 +114,12 @@ struct object {
 		struct conn conn;
 		struct srq srq;
 		struct cq cq;
-		int transport; /* of a peer's device, enum ibv_transport_type */
+		int transport;        /* of a peer's device, enum ibv_transport_type */
+		_Atomic(void *) kept; /* a conn_cfg's shared receive queue, as it was set */
 	};
 	/* Up to here: a line of the processor's cache, for the calls of the data path. */
 	_Atomic uint64_t waiter;
-	struct object *found[2]; /* CQs of its own; a configuration's shared receive queue */
+	struct object *found[2]; /* CQs of its own */
 	unsigned generation;     /* of processes: a fork inherits its parent's */
 	struct place made, ended;
 } __attribute__((aligned(512)));
@@ -131,7 +133,11 @@ int objects_init(void);
 /* Nobody finds it before it is published, with all that is known of it. */
 struct object *object_new(struct call *call, enum kind kind, void *normal);
 void object_publish(struct object *object);
-struct object *object_find(struct call *call, struct object *owner, enum kind kind, void *normal);
+/* An object that belongs to another one, or that is set in it, by the normal library's. */
+struct object *object_find(struct object *owner, void *normal);
+struct object *object_add_cq(struct call *call, struct object *owner, void *normal, bool is_rcq);
+/* Whether a shared receive queue has any that may still receive; with objects_lock(). */
+bool object_has_connections(const struct object *srq);
 void object_ended(struct call *call, struct object *object, bool has_ended);
 bool object_is_live(const struct object *object);
 struct requests **object_requests(struct object *object);
@@ -145,7 +151,7 @@ void objects_report_leaks(void);
 
 /* ---- calls: call.c ---- */
 
-enum claim { CLAIM_NOTHING, CLAIM_USES, CLAIM_READS, CLAIM_WAITS };
+enum claim { CLAIM_NOTHING, CLAIM_USES, CLAIM_READS, CLAIM_SETS, CLAIM_TAKES, CLAIM_WAITS };
 
 struct function {
 	const char *name;
@@ -175,7 +181,7 @@ struct call {
 	} claimed[CALL_OBJECTS];
 	struct object *about[CALL_OBJECTS]; /* what a finding is about */
 	uint64_t start, end;                /* ns, of a traced call */
-	uint32_t posted;                    /* requests.c: the request that the call posts */
+	uint64_t posted;                    /* requests.c: the request that the call posts */
 	char hint[MESSAGE_SIZE / 2];        /* why the normal library will refuse, if it does */
 };
 
@@ -194,6 +200,7 @@ struct thread *thread_init(void);
 struct object *call_bad_object(struct call *call, const char *name, const void *handle,
 			       enum kind kind, bool optional);
 void call_conflict(struct call *call, const char *name, struct object *object, enum claim claim);
+void call_taken(struct call *call, const char *name, struct object *object);
 struct object *call_deletes(struct call *call, const char *name, void *const *handle,
 			    enum kind kind);
 void call_null(struct call *call, const char *name);
@@ -277,10 +284,16 @@ void requests_post(struct call *call, struct object *owner, const struct posting
 void requests_retract(struct call *call, struct object *owner, bool is_receive);
 /* A work completion that was polled from the CQ. */
 void requests_complete(struct call *call, struct object *cq, const struct ibv_wc *wc);
-/* How many of the owner's requests that will complete use the region. */
+/* How many of the owner's requests that will complete use the region; with objects_lock(). */
 unsigned requests_using(struct object *owner, const struct object *local);
-/* The connection is about to end: what will never be known? */
-void requests_before_end(struct call *call, struct object *conn, bool is_delete);
+/* A CQ was polled, and has no more. */
+void requests_none_left(struct call *call, const struct object *cq);
+/* A connection has this number, by which its shared receive queue tells of its messages. */
+void requests_join(struct object *conn, uint32_t qp_num);
+/* The connection's CQs are about to go, with receives of the shared queue that completed there. */
+void requests_drain(struct call *call, const struct object *conn);
+/* The connection is about to go: what will never be known? */
+void requests_before_delete(struct call *call, struct object *conn);
 /* Nothing is in flight any more. */
 void requests_forget(struct object *owner);
 

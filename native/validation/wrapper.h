@@ -20,6 +20,13 @@ object_at(const void *handle)
 	return (struct object *)(uintptr_t)handle;
 }
 
+static inline struct object *
+object_if_live(const void *handle, enum kind kind)
+{
+	struct object *object = object_at(handle);
+	return object && atomic_load(&object->state) == STATE(kind, LIVES) ? object : NULL;
+}
+
 static inline void *
 object_normal(const struct object *object)
 {
@@ -61,10 +68,14 @@ call_claim(struct call *call, const char *name, struct object *object, enum clai
 {
 	_Atomic uint64_t *word = claim == CLAIM_WAITS ? &object->waiter : &object->user;
 	bool has_claim;
-	if (claim == CLAIM_READS) {
+	if (claim == CLAIM_READS || claim == CLAIM_SETS || claim == CLAIM_TAKES) {
 		has_claim = !(atomic_fetch_add(word, 1) & CLAIMED);
 		if (!has_claim)
 			atomic_fetch_sub(word, 1);
+		else if (claim == CLAIM_TAKES)
+			atomic_fetch_add(&object->waiter, 1);
+		else if (claim == CLAIM_SETS && __builtin_expect(!!atomic_load(&object->waiter), 0))
+			call_taken(call, name, object);
 	} else {
 		uint64_t nobody = 0;
 		has_claim = atomic_compare_exchange_strong(word, &nobody, call_claimant(call));
@@ -137,12 +148,21 @@ call_leave(struct call *call)
 {
 	for (unsigned i = 0; i < call->claims; i++) {
 		struct object *object = call->claimed[i].object;
-		if (call->claimed[i].claim == CLAIM_READS)
-			atomic_fetch_sub(&object->user, 1);
-		else if (call->claimed[i].claim == CLAIM_USES)
+		switch (call->claimed[i].claim) {
+		case CLAIM_USES:
 			atomic_store_explicit(&object->user, 0, memory_order_release);
-		else
+			break;
+		case CLAIM_WAITS:
 			atomic_store_explicit(&object->waiter, 0, memory_order_release);
+			break;
+		case CLAIM_TAKES:
+			atomic_fetch_sub(&object->waiter, 1);
+			atomic_fetch_sub(&object->user, 1);
+			break;
+		default:
+			atomic_fetch_sub(&object->user, 1);
+			break;
+		}
 	}
 	if (__builtin_expect(call->has_finding, 0))
 		call_abort(call);

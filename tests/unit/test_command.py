@@ -65,10 +65,23 @@ def test_soft_path_fails_where_there_is_none(tmp_path: Path) -> None:
     assert "Install rpma again" in done.stderr
 
 
-def test_debug_path_prints_the_folder_and_nothing_else() -> None:
-    done = command("debug-path")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (Path(done.stdout.strip()) / "librpma.so.0").is_file()
+DEBUG_FOLDER = Path(rpma.__file__).parent / "debug"
+
+
+@needs_soft
+@pytest.mark.parametrize("choice", ["soft", "rdma", "auto"])
+def test_debug_path_prints_the_folders_that_the_fabric_needs_and_nothing_else(choice: str) -> None:
+    is_soft = choice == "soft" or (choice == "auto" and not _fabric.devices())
+    done = command("debug-path", RPMA_FABRIC=choice)
+    path = f"{DEBUG_FOLDER}:{_fabric.SOFT_FOLDER}" if is_soft else str(DEBUG_FOLDER)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{path}\n", "")
+    assert (DEBUG_FOLDER / "librpma.so.0").is_file()
+
+
+def test_debug_path_says_what_rpma_fabric_should_be() -> None:
+    done = command("debug-path", RPMA_FABRIC="hard")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "RPMA_FABRIC=hard: set it to auto" in done.stderr
 
 
 def test_trace_reads_a_log_and_adds_nothing_to_it(tmp_path: Path) -> None:

@@ -128,7 +128,8 @@ def test_the_typical_way_to_access_the_debug_version_is_ld_library_path(program:
     path = subprocess.run(
         [sys.executable, "-m", "rpma.cli", "debug-path"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    assert run(program, "version", "1", "3", debug=Path(path)).output == "none\n"
+    variables = {"LD_LIBRARY_PATH": path}
+    assert run(program, "version", "1", "3", variables=variables).output == "none\n"
 
 
 # ---- the environment ----

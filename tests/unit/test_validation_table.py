@@ -30,3 +30,22 @@ def test_the_table_of_functions_has_each_of_librpmas_once() -> None:
     ).stdout
     declared = set(re.findall(r"\b(rpma_\w+)\(", preprocessed)) - {"rpma_log_function"}
     assert sorted(names) == sorted(declared)
+
+
+THREADS_ROW = re.compile(r"^\| (`rpma_\w+`(?:, `rpma_\w+`)*) \| [^|]+ \| [^|]+ \|$", re.MULTILINE)
+CLAIMS = re.compile(r"\b(uses|reads|sets|takes|waits|delete)\b")
+
+
+def test_the_table_of_threads_has_each_function_once_by_what_is_checked() -> None:
+    table = (SOURCES / "interface.txt").read_text()
+    claims = {
+        name: CLAIMS.findall(arguments)
+        for name, arguments in re.findall(
+            r"^[23] (?:\w+ )?(rpma_\w+)\((.*?)\)", table, re.MULTILINE
+        )
+    }
+    rows = THREADS_ROW.findall((ROOT / "docs/validation.md").read_text())
+    functions = [row.replace("`", "").split(", ") for row in rows]
+    assert sorted(name for together in functions for name in together) == sorted(claims)
+    for together in functions:
+        assert len({tuple(claims[name]) for name in together}) == 1, together

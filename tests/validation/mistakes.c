@@ -5,6 +5,7 @@
  */
 #include "pair.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
@@ -114,6 +115,17 @@ deleted_srq(void)
 	must(rpma_conn_cfg_new(&pair.cfg));
 	must(rpma_conn_cfg_set_srq(pair.cfg, srq));
 	must(rpma_srq_delete(&srq));
+	return rpma_conn_req_new(pair.peer, address(), port(), pair.cfg, &req);
+}
+
+static int
+wild_srq(void)
+{
+	static char nothing[64];
+	struct rpma_conn_req *req;
+	pair_memory(&pair);
+	must(rpma_conn_cfg_new(&pair.cfg));
+	must(rpma_conn_cfg_set_srq(pair.cfg, (struct rpma_srq *)(void *)nothing));
 	return rpma_conn_req_new(pair.peer, address(), port(), pair.cfg, &req);
 }
 
@@ -234,8 +246,8 @@ static int
 read_destination_usage(void)
 {
 	pair_new(&pair);
-	return rpma_read(pair.conn, region_for(RPMA_MR_USAGE_WRITE_SRC), 0, pair.remote, 0, 8,
-			 ALWAYS, NULL);
+	return rpma_read(pair.conn, region_for(RPMA_MR_USAGE_SEND), 0, pair.remote, 0, 8, ALWAYS,
+			 NULL);
 }
 
 static int
@@ -249,8 +261,23 @@ static int
 receive_usage(void)
 {
 	pair_new(&pair);
+	return rpma_recv(pair.conn, region_for(RPMA_MR_USAGE_SEND), 0, 8, NULL);
+}
+
+static int
+receive_other_usage(void)
+{
+	pair_new(&pair);
 	return rpma_recv(pair.conn, region_for(RPMA_MR_USAGE_SEND | RPMA_MR_USAGE_READ_DST), 0, 8,
 			 NULL);
+}
+
+static int
+read_destination_other_usage(void)
+{
+	pair_new(&pair);
+	return rpma_read(pair.conn, region_for(RPMA_MR_USAGE_WRITE_DST), 0, pair.remote, 0, 8,
+			 ALWAYS, NULL);
 }
 
 static int
@@ -299,6 +326,20 @@ source_changed(void)
 	pair_new(&pair);
 	must(rpma_write(pair.conn, pair.remote, 0, pair.local, 0, 8, ALWAYS, (void *)7));
 	pair.source[3] ^= 1;
+	(void)completion(pair.cq);
+	return 0;
+}
+
+static int
+unanswered_source_changed(void)
+{
+	pair_new(&pair);
+	must(rpma_recv(pair.passive, pair.target_mr, 0, 8, NULL));
+	must(rpma_recv(pair.conn, pair.local, PAGE, 8, NULL));
+	must(rpma_send(pair.conn, pair.local, 0, 8, ON_ERROR, (void *)7));
+	(void)completion(pair.passive_cq);
+	pair.source[3] ^= 1;
+	must(rpma_send(pair.passive, pair.target_mr, 8, 8, ALWAYS, NULL));
 	(void)completion(pair.cq);
 	return 0;
 }
@@ -354,6 +395,21 @@ receive_queue_full(void)
 }
 
 static int
+shared_queue_full(void)
+{
+	int ret = 0;
+	struct rpma_srq_cfg *cfg;
+	struct rpma_srq *srq;
+	pair_memory(&pair);
+	must(rpma_srq_cfg_new(&cfg));
+	must(rpma_srq_cfg_set_rq_size(cfg, 4));
+	must(rpma_srq_new(pair.peer, cfg, &srq));
+	for (int i = 0; i < 2000 && !ret; i++)
+		ret = rpma_srq_recv(srq, pair.local, 0, 8, NULL);
+	return ret;
+}
+
+static int
 cq_overflow(void)
 {
 	pair.cfg = sizes(8, 8, 2, 0);
@@ -379,6 +435,7 @@ never_retired(void)
 	pair_new(&pair);
 	must(write8(ON_ERROR));
 	must(write8(ON_ERROR));
+	must(write8(ON_ERROR));
 	return write8(ON_ERROR);
 }
 
@@ -387,7 +444,8 @@ never_known(void)
 {
 	pair_new(&pair);
 	must(write8(ON_ERROR));
-	return rpma_conn_disconnect(pair.conn);
+	pair_disconnect(&pair);
+	return rpma_conn_delete(&pair.conn);
 }
 
 static int
@@ -645,16 +703,33 @@ next_conn_req_in_thread(void *unused)
 	return unused;
 }
 
-static int
-endpoint_in_two_threads(void)
+static void
+wait_in_thread(void)
 {
-	struct rpma_conn_req *req;
 	pair_memory(&pair);
 	must(rpma_ep_listen(pair.peer, address(), port(), &pair.ep));
 	start(next_conn_req_in_thread);
 	sem_wait(&is_inside);
 	usleep(500 * 1000);
+}
+
+static int
+endpoint_in_two_threads(void)
+{
+	struct rpma_conn_req *req;
+	int fd;
+	wait_in_thread();
+	/* The other thread waits as it does; this one is not to. */
+	must(rpma_ep_get_fd(pair.ep, &fd));
+	must(fcntl(fd, F_SETFL, O_NONBLOCK));
 	return rpma_ep_next_conn_req(pair.ep, NULL, &req);
+}
+
+static int
+endpoint_shut_down_in_use(void)
+{
+	wait_in_thread();
+	return rpma_ep_shutdown(&pair.ep);
 }
 
 static void *
@@ -665,15 +740,28 @@ conn_req_new_in_thread(void *unused)
 	return unused;
 }
 
-static int
-configuration_in_two_threads(void)
+static void
+take_configuration_in_thread(void)
 {
 	pair_memory(&pair);
 	must(rpma_conn_cfg_new(&pair.cfg));
 	hold_calls(RPMA_LOG_LEVEL_NOTICE);
 	start(conn_req_new_in_thread);
 	sem_wait(&is_inside);
+}
+
+static int
+configuration_in_two_threads(void)
+{
+	take_configuration_in_thread();
 	return rpma_conn_cfg_set_sq_size(pair.cfg, 20);
+}
+
+static int
+configuration_deleted_in_use(void)
+{
+	take_configuration_in_thread();
+	return rpma_conn_cfg_delete(&pair.cfg);
 }
 
 static void *
@@ -732,6 +820,7 @@ static const struct mistake {
 	MISTAKE(other_peer),
 	MISTAKE(srq_of_other_peer),
 	MISTAKE(deleted_srq),
+	MISTAKE(wild_srq),
 	MISTAKE(deleted_twice),
 	MISTAKE(peer_in_use),
 	MISTAKE(srq_in_use),
@@ -747,15 +836,19 @@ static const struct mistake {
 	MISTAKE(read_destination_usage),
 	MISTAKE(send_usage),
 	MISTAKE(receive_usage),
+	MISTAKE(receive_other_usage),
+	MISTAKE(read_destination_other_usage),
 	MISTAKE(remote_write_usage),
 	MISTAKE(remote_read_usage),
 	MISTAKE(atomic_offset),
 	MISTAKE(atomic_address),
 	MISTAKE(unmapped),
 	MISTAKE(source_changed),
+	MISTAKE(unanswered_source_changed),
 	MISTAKE(destination_read),
 	MISTAKE(send_queue_full),
 	MISTAKE(receive_queue_full),
+	MISTAKE(shared_queue_full),
 	MISTAKE(cq_overflow),
 	MISTAKE(rcq_overflow),
 	MISTAKE(never_retired),
@@ -784,7 +877,9 @@ static const struct mistake {
 	MISTAKE(negative_timeout),
 	MISTAKE(connection_in_two_threads),
 	MISTAKE(endpoint_in_two_threads),
+	MISTAKE(endpoint_shut_down_in_use),
 	MISTAKE(configuration_in_two_threads),
+	MISTAKE(configuration_deleted_in_use),
 	MISTAKE(deleted_in_use),
 	MISTAKE(deleted_with_cq_in_use),
 };

@@ -143,7 +143,11 @@ def soft_path() -> None:
 
 @app.command("debug-path", cls=Command)
 def debug_path() -> None:
-    """Print the folder of librpma's debug build: LD_LIBRARY_PATH=$(rpma debug-path) my_program."""
+    """Print where librpma's debug build is: LD_LIBRARY_PATH=$(rpma debug-path) my_program.
+
+    Where `import rpma` would take the soft RNIC, as this machine has no RDMA device or RPMA_FABRIC
+    is soft, its folder follows: the program runs on it.
+    """
     folder = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "debug")
     if not os.path.exists(os.path.join(folder, "librpma.so.0")):
         output.fail(
@@ -151,7 +155,16 @@ def debug_path() -> None:
             f"this rpma was installed without the debug build of librpma: {folder} lacks "
             "librpma.so.0. Install rpma again",
         )
-    print(folder)
+    try:
+        plan = _fabric.plan(
+            _fabric.wanted(os.environ),
+            loaded=False,
+            found=_fabric.devices(),
+            installed=_fabric.has_soft(),
+        )
+    except ImportError as error:
+        output.fail("", str(error))
+    print(*[folder, *([_fabric.SOFT_FOLDER] if plan.load_soft else [])], sep=":")
 
 
 @app.command(cls=Command)
