@@ -20,16 +20,19 @@ import common
 import rpma
 
 SIZE = 4096
-SIGNATURE = b"RPMA_LOG"
+SIGNATURE = b"LOG".ljust(8, b"\0")
 HEADER = struct.Struct("<8sQ")
 """The signature, and where the used part ends, from the start of the log."""
+END = struct.Struct("<Q")
 END_OFFSET = 8
+MOST = 1 << 20
+"""No log is larger, whatever the target says, in bytes."""
 
 
 def entries(log: bytes | memoryview) -> list[str]:
-    """The entries of a log."""
+    """The entries of a log, each with a zero byte at its end."""
     _, end = HEADER.unpack_from(log)
-    return bytes(log[HEADER.size : end]).decode().splitlines()
+    return bytes(log[HEADER.size : end]).decode(errors="replace").split("\0")[:-1]
 
 
 def target(arguments: argparse.Namespace) -> None:
@@ -52,7 +55,8 @@ def target(arguments: argparse.Namespace) -> None:
             common.sync(memory, HEADER.size)
         print(f"found: {entries(log.view)}")
         print(f"listening on {arguments.address}:{arguments.port}", flush=True)
-        with endpoint.accept(common.join(log.descriptor, config.descriptor)) as connection:
+        offer = common.Offer(log.descriptor, END_OFFSET, config.descriptor)
+        with endpoint.accept(offer.pack()) as connection:
             connection.wait_closed()
         print(f"the log: {entries(log.view)}")
 
@@ -78,31 +82,46 @@ def append(
     return completion.wr_id
 
 
+def platform(offer: common.Offer, log: rpma.RemoteMemoryRegion) -> rpma.PeerConfig:
+    """What the target says of its platform.
+
+    Its twin in C says nothing, but offers persistent flushes of persistent memory, and no others.
+    """
+    if offer.peer_descriptor:
+        return rpma.PeerConfig.from_descriptor(offer.peer_descriptor)
+    is_persistent = rpma.FlushType.PERSISTENT in log.flush_types
+    return rpma.PeerConfig(direct_write_to_pmem=is_persistent)
+
+
 def initiator(arguments: argparse.Namespace) -> None:
     """Append words to the target's log, and verify that they are there."""
     with (
         rpma.Peer.for_address(arguments.address, remote=True) as peer,
         peer.connect(arguments.address, arguments.port) as connection,
     ):
-        descriptor, peer_descriptor = common.split(connection.private_data)
-        log = rpma.RemoteMemoryRegion(descriptor)
-        config = rpma.PeerConfig.from_descriptor(peer_descriptor)
+        offer = common.Offer.unpack(connection.private_data)
+        log = offer.region(END.size)
+        if log.size > MOST or offer.offset != END_OFFSET:
+            raise common.PeerError(f"{log.size} bytes, their end at {offer.offset}, are no log")
+        config = platform(offer, log)
         connection.apply_remote_peer_config(config)
         is_durable = config.direct_write_to_pmem
         flush = rpma.FlushType.PERSISTENT if is_durable else rpma.FlushType.VISIBILITY
 
         usage = rpma.Usage.READ_DST | rpma.Usage.WRITE_SRC
-        with peer.register(bytearray(len(log)), usage) as scratch:
-            connection.read_wait(scratch, 0, log, 0, HEADER.size)
-            _, end = HEADER.unpack_from(scratch.view)
+        with peer.register(bytearray(log.size), usage) as scratch:
+            connection.read_wait(scratch, 0, log, END_OFFSET, END.size)
+            (end,) = END.unpack_from(scratch.view)
+            if not HEADER.size <= end <= log.size:
+                raise common.PeerError(f"the log ends at {end}, and has {log.size} bytes")
             for word in arguments.words:
-                entry = f"{word}\n".encode()
-                if end + len(entry) > len(log):
+                entry = common.text(word)
+                if end + len(entry) > log.size:
                     sys.exit("the log is full")
                 end = append(connection, log, end, scratch, entry, flush)
                 print(f"appended: {word} ({'durable' if is_durable else 'visible, not durable'})")
 
-            connection.read_wait(scratch, 0, log, 0, len(log))
+            connection.read_wait(scratch, 0, log, 0, log.size)
             found = entries(scratch.view)
     print(f"the log: {found}")
     if found[-len(arguments.words) :] != arguments.words:

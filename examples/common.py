@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import argparse
 import io
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import rpma
 from rpma import allocation
@@ -111,15 +113,81 @@ def text_in(buffer: memoryview) -> str:
     return bytes(buffer).partition(b"\0")[0].decode(errors="replace")
 
 
-def join(*parts: bytes) -> bytes:
-    """Several pieces as one private data: each behind its length, since the network pads."""
-    return b"".join(bytes([len(part)]) + part for part in parts)
+def text(value: str) -> bytes:
+    """A text as C has it: with a zero byte at its end."""
+    return value.encode() + b"\0"
 
 
-def split(private_data: bytes) -> list[bytes]:
-    """The pieces that `join` put together; padding is zeros, and ends them."""
-    parts = []
-    while private_data and (length := private_data[0]):
-        parts.append(private_data[1 : 1 + length])
-        private_data = private_data[1 + length :]
-    return parts
+class PeerError(ConnectionError):
+    """What the other side sent is not what this example's other side sends."""
+
+
+class Offer(NamedTuple):
+    """What a side says of its memory, as the private data of a connection.
+
+    In bytes it is the `struct common_data` of librpma's C examples, so that each program here and
+    its twin in C understand each other.
+
+    Attributes:
+        descriptor: of the memory region.
+        offset: where in the region the other side is to read or write, in bytes.
+        peer_descriptor: of the peer configuration; may be empty.
+    """
+
+    descriptor: bytes
+    offset: int = 0
+    peer_descriptor: bytes = b""
+
+    def pack(self) -> bytes:
+        """The bytes for the other side."""
+        sizes = len(self.descriptor), len(self.peer_descriptor)
+        return _OFFER.pack(self.offset, *sizes, self.descriptor + self.peer_descriptor)
+
+    @classmethod
+    def unpack(cls, private_data: bytes) -> Offer:
+        """The other side's offer; bytes behind it (padding, or more) do not matter.
+
+        Raises:
+            PeerError: the bytes are no offer.
+        """
+        if len(private_data) < _OFFER.size:
+            raise PeerError(
+                f"the other side sent {len(private_data)} bytes of private data, an offer of "
+                f"memory has {_OFFER.size}"
+            )
+        offset, size, peer_size, descriptors = _OFFER.unpack_from(private_data)
+        if not size or size + peer_size > len(descriptors):
+            raise PeerError(
+                f"the other side sent no offer of memory: descriptors of {size} and {peer_size} "
+                f"bytes, in {len(descriptors)} bytes"
+            )
+        return cls(descriptors[:size], offset, descriptors[size : size + peer_size])
+
+    def region(self, size: int) -> rpma.RemoteMemoryRegion:
+        """The memory, which must have at least so many bytes from `offset` on.
+
+        Raises:
+            PeerError: it has not.
+            InvalidArgumentError: the descriptor is none.
+        """
+        region = rpma.RemoteMemoryRegion(self.descriptor)
+        if region.size < self.offset + size:
+            raise PeerError(
+                f"the other side offers {region.size} bytes, and {self.offset + size} are needed"
+            )
+        return region
+
+
+_OFFER = struct.Struct("<HBB24s")
+"""The offset, the sizes of both descriptors, and the descriptors, one behind the other."""
+
+OFFER_SIZE = _OFFER.size
+"""How many bytes an offer has."""
+
+
+def expect_size(completion: rpma.WorkCompletion, size: int) -> None:
+    """Raise PeerError unless a message of that size has been received."""
+    if completion.byte_len != size:
+        raise PeerError(
+            f"the other side sent a message of {completion.byte_len} bytes, not of {size}"
+        )

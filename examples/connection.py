@@ -15,41 +15,41 @@ import common
 
 import rpma
 
-TO_TARGET = "Hello target!"
-TO_INITIATOR = "Hello initiator!"
+TO_TARGET = "Hello server!"
+TO_INITIATOR = "Hello client!"
 
 
 def expect(connection: rpma.Connection, text: str) -> None:
     """Print what the other side said, and verify it."""
-    received = connection.private_data.rstrip(b"\0").decode()
+    received = common.text_in(memoryview(connection.private_data))
     print(f"connected; the other side says: {received}")
     if received != text:
         sys.exit(f"expected: {text}")
 
 
 def target(arguments: argparse.Namespace) -> None:
-    """Accept one connection, and wait until the initiator ends it."""
+    """Accept one connection, end it, and wait until that is done."""
     with (
         rpma.Peer.for_address(arguments.address) as peer,
         peer.listen(arguments.address, arguments.port) as endpoint,
     ):
         print(f"listening on {arguments.address}:{arguments.port}", flush=True)
-        with endpoint.accept(private_data=TO_INITIATOR.encode()) as connection:
+        with endpoint.accept(private_data=common.text(TO_INITIATOR)) as connection:
             expect(connection, TO_TARGET)
+            connection.disconnect()
             connection.wait_closed()
             print(f"the connection has ended: {connection.ended}")
 
 
 def initiator(arguments: argparse.Namespace) -> None:
-    """Connect, disconnect, and wait until that is done."""
+    """Connect, and wait until the target ends the connection."""
     with (
         rpma.Peer.for_address(arguments.address, remote=True) as peer,
         peer.connect(
-            arguments.address, arguments.port, private_data=TO_TARGET.encode()
+            arguments.address, arguments.port, private_data=common.text(TO_TARGET)
         ) as connection,
     ):
         expect(connection, TO_INITIATOR)
-        connection.disconnect()
         connection.wait_closed()
         print(f"the connection has ended: {connection.ended}")
 

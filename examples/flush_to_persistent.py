@@ -17,7 +17,7 @@ import common
 
 import rpma
 
-SIZE = 4096
+SIZE = 1024
 
 
 def target(arguments: argparse.Namespace) -> None:
@@ -36,8 +36,8 @@ def target(arguments: argparse.Namespace) -> None:
     ):
         print(f"found: {common.text_in(memory.view[:SIZE])}")
         print(f"listening on {arguments.address}:{arguments.port}", flush=True)
-        private_data = common.join(destination.descriptor, config.descriptor)
-        with endpoint.accept(private_data) as connection:
+        offer = common.Offer(destination.descriptor, peer_descriptor=config.descriptor)
+        with endpoint.accept(offer.pack()) as connection:
             connection.wait_closed()
         print(f"written: {common.text_in(memory.view[:SIZE])}")
 
@@ -51,20 +51,23 @@ def initiator(arguments: argparse.Namespace) -> None:
         peer.register(bytearray(SIZE), rpma.Usage.READ_DST) as copy,
         peer.connect(arguments.address, arguments.port) as connection,
     ):
-        descriptor, peer_descriptor = common.split(connection.private_data)
-        destination = rpma.RemoteMemoryRegion(descriptor)
-        config = rpma.PeerConfig.from_descriptor(peer_descriptor)
+        offer = common.Offer.unpack(connection.private_data)
+        destination, at = offer.region(SIZE), offer.offset
+        config = rpma.PeerConfig.from_descriptor(offer.peer_descriptor)
         connection.apply_remote_peer_config(config)
 
         if config.direct_write_to_pmem:
             flush, outcome = rpma.FlushType.PERSISTENT, "durable"
         else:
             flush, outcome = rpma.FlushType.VISIBILITY, "visible, but not durable"
-        connection.write_wait(destination, 0, source, 0, SIZE, flush=flush)
+        connection.write_wait(destination, at, source, 0, SIZE, flush=flush)
         print(f"written and flushed ({flush.name}): {arguments.text}")
         print(f"by what the target states it is {outcome}")
 
-        connection.read_wait(copy, 0, destination, 0, SIZE)
+        if not destination.usage & rpma.Usage.READ_SRC:
+            print("not read back: the target does not offer that")
+            return
+        connection.read_wait(copy, 0, destination, at, SIZE)
         if copy.view != contents:
             sys.exit("what was read back is not what was written")
         print("read back: the same")

@@ -24,10 +24,42 @@ import rpma
 from rpma import allocation
 
 SIZE = 4096
-REQUEST = struct.Struct("<QQ")
-"""Offset and length of the range to make durable, in bytes."""
-RESPONSE = struct.Struct("<i")
-"""0: it is durable; otherwise an errno."""
+MOST = 512
+"""No message is longer, in bytes."""
+CONTEXT = 0xF01D
+"""Says which request an answer is for."""
+FIELD = struct.Struct("<BQ")
+FIXED64 = 1
+"""What Protocol Buffers call the kind of such a field."""
+OFFSET, LENGTH, OP_CONTEXT = 1, 2, 3
+"""The fields of a request: which bytes to make durable, and what to answer with."""
+ANSWERED, ERROR = 1, 2
+"""The fields of an answer: the request's OP_CONTEXT; 0, or the errno that says why it is not
+durable. The twin in C has no second field."""
+
+
+def encode(fields: dict[int, int]) -> bytes:
+    """A message of Protocol Buffers, as the twin in C has them: numbers of 64 bits."""
+    return b"".join(FIELD.pack(number << 3 | FIXED64, value) for number, value in fields.items())
+
+
+def decode(message: bytes) -> dict[int, int]:
+    """The fields of such a message.
+
+    Raises:
+        PeerError: it is none.
+    """
+    fields = {}
+    while message:
+        try:
+            key, value = FIELD.unpack_from(message)
+        except struct.error:
+            raise common.PeerError("the other side sent a message that ends too early") from None
+        if key & 7 != FIXED64:
+            raise common.PeerError("the other side sent a message that is not of 64-bit numbers")
+        fields[key >> 3] = value
+        message = message[FIELD.size :]
+    return fields
 
 
 def configure(arguments: argparse.Namespace) -> rpma.ConnectionConfig:
@@ -37,15 +69,14 @@ def configure(arguments: argparse.Namespace) -> rpma.ConnectionConfig:
     return rpma.ConnectionConfig()
 
 
-def wait_for_message(connection: rpma.Connection, shared_channel: bool) -> None:
-    """Wait until a posted receive has completed."""
+def wait_for_message(connection: rpma.Connection, shared_channel: bool) -> int:
+    """Wait until a posted receive has completed; how many bytes came."""
     if not shared_channel:
-        connection.cq.next_wc().raise_for_status()
-        return
+        return connection.cq.next_wc().raise_for_status().byte_len
     completions: list[rpma.WorkCompletion] = []
     while not completions:  # an event may come without a completion
         completions = connection.wait().get_wcs()
-    completions[0].raise_for_status()
+    return completions[0].raise_for_status().byte_len
 
 
 def sync(memory: allocation.Memory, offset: int, length: int) -> int:
@@ -67,24 +98,35 @@ def target(arguments: argparse.Namespace) -> None:
         common.map_memory(arguments.file, SIZE) as memory,
         rpma.Peer.for_address(arguments.address) as peer,
         peer.register(memory, rpma.Usage.WRITE_DST | rpma.Usage.READ_SRC) as destination,
-        peer.register(bytearray(REQUEST.size), rpma.Usage.RECV) as inbox,
-        peer.register(bytearray(RESPONSE.size), rpma.Usage.SEND) as outbox,
+        peer.register(bytearray(MOST), rpma.Usage.RECV) as inbox,
+        peer.register(bytearray(MOST), rpma.Usage.SEND) as outbox,
         peer.listen(arguments.address, arguments.port) as endpoint,
     ):
         print(f"listening on {arguments.address}:{arguments.port}", flush=True)
         with endpoint.next_conn_req(configure(arguments)) as request:
             request.recv(inbox, 0, len(inbox))  # there before the initiator can send
-            connection = request.connect(destination.descriptor)
+            connection = request.connect(common.Offer(destination.descriptor).pack())
         with connection:
             connection.wait_established()
-            wait_for_message(connection, arguments.shared_channel)
-            offset, length = REQUEST.unpack(inbox.view)
+            size = wait_for_message(connection, arguments.shared_channel)
+            request_fields = decode(bytes(inbox.view[:size]))
+            offset, length = request_fields.get(OFFSET, 0), request_fields.get(LENGTH, 0)
             result = sync(memory, offset, length)
             print(f"sync of {length} bytes at {offset}: {os.strerror(result)}")
-            RESPONSE.pack_into(outbox.view, 0, result)
-            connection.send_wait(outbox, 0, len(outbox))
+            answer = encode({ANSWERED: request_fields.get(OP_CONTEXT, 0), ERROR: result})
+            outbox.view[: len(answer)] = answer
+            connection.send_wait(outbox, 0, len(answer))
             connection.wait_closed()
         print(f"written: {common.text_in(memory.view[:SIZE])}")
+
+
+def outcome(error: int | None) -> str:
+    """What the target's answer means."""
+    if error is None:
+        return "the target has answered, as if it were durable: of what memory it does not say"
+    if error:
+        return f"the target says that it is not durable ({os.strerror(error & 0x7FFFFFFF)})"
+    return "the target says that it is durable"
 
 
 def initiator(arguments: argparse.Namespace) -> None:
@@ -94,22 +136,28 @@ def initiator(arguments: argparse.Namespace) -> None:
         rpma.Peer.for_address(arguments.address, remote=True) as peer,
         peer.register(bytearray(contents + b"\0"), rpma.Usage.WRITE_SRC) as source,
         peer.register(bytearray(len(source)), rpma.Usage.READ_DST) as copy,
-        peer.register(bytearray(REQUEST.size), rpma.Usage.SEND) as outbox,
-        peer.register(bytearray(RESPONSE.size), rpma.Usage.RECV) as inbox,
+        peer.register(bytearray(MOST), rpma.Usage.SEND) as outbox,
+        peer.register(bytearray(MOST), rpma.Usage.RECV) as inbox,
         peer.connect(arguments.address, arguments.port, config=configure(arguments)) as connection,
     ):
-        destination = rpma.RemoteMemoryRegion(connection.private_data)
+        offer = common.Offer.unpack(connection.private_data)
+        destination, at = offer.region(len(source)), offer.offset
         connection.recv(inbox, 0, len(inbox))  # for the answer
-        connection.write(destination, 0, source, 0, len(source))
-        REQUEST.pack_into(outbox.view, 0, 0, len(source))
-        connection.send_wait(outbox, 0, len(outbox))
-        wait_for_message(connection, arguments.shared_channel)
-        (result,) = RESPONSE.unpack(inbox.view)
-        outcome = f"not durable ({os.strerror(result)})" if result else "durable"
+        connection.write(destination, at, source, 0, len(source))
+        request = encode({OFFSET: at, LENGTH: len(source), OP_CONTEXT: CONTEXT})
+        outbox.view[: len(request)] = request
+        connection.send_wait(outbox, 0, len(request))
+        size = wait_for_message(connection, arguments.shared_channel)
+        answer = decode(bytes(inbox.view[:size]))
+        if answer.get(ANSWERED) != CONTEXT:
+            raise common.PeerError("the target answered another request than this one")
         print(f"written: {arguments.text}")
-        print(f"the target says that it is {outcome}")
+        print(outcome(answer.get(ERROR)))
 
-        connection.read_wait(copy, 0, destination, 0, len(source))
+        if not destination.usage & rpma.Usage.READ_SRC:
+            print("not read back: the target does not offer that")
+            return
+        connection.read_wait(copy, 0, destination, at, len(source))
         if copy.view != source.view:
             sys.exit("what was read back is not what was written")
         print("read back: the same")

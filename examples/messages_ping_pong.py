@@ -23,7 +23,7 @@ DONE = 2**64 - 1
 
 def receive(connection: rpma.Connection, inbox: rpma.MemoryRegion) -> int:
     """Wait for a message, and return the number in it."""
-    connection.cq.next_wc().raise_for_status()
+    common.expect_size(connection.cq.next_wc().raise_for_status(), MESSAGE.size)
     (number,) = MESSAGE.unpack(inbox.view)
     return int(number)
 

@@ -20,7 +20,7 @@ import common
 
 import rpma
 
-NAME_SIZE = 64
+NAME_SIZE = 32
 SLOTS = 8
 
 
@@ -88,7 +88,12 @@ class Target:
     def on_event(self, connection: rpma.Connection, slot: int, event: rpma.ConnectionEvent) -> None:
         """Read the name of an initiator that has come; free the slot of one that has gone."""
         if event is rpma.ConnectionEvent.ESTABLISHED:
-            source = rpma.RemoteMemoryRegion(connection.private_data)
+            try:
+                source = common.Offer.unpack(connection.private_data).region(NAME_SIZE)
+            except (common.PeerError, rpma.InvalidArgumentError) as error:
+                print(f"sent away: {error}", flush=True)
+                connection.disconnect()
+                return
             always = rpma.CompletionFlags.ALWAYS
             connection.read(self.names, slot * NAME_SIZE, source, 0, NAME_SIZE, flags=always)
         else:
@@ -116,12 +121,14 @@ def target(arguments: argparse.Namespace) -> None:
 
 def initiator(arguments: argparse.Namespace) -> None:
     """Offer a name to be read, and wait to be disconnected."""
-    name = arguments.name.encode()[:NAME_SIZE].ljust(NAME_SIZE, b"\0")
+    name = arguments.name.encode()[: NAME_SIZE - 1].ljust(NAME_SIZE, b"\0")
     with (
         rpma.Peer.for_address(arguments.address, remote=True) as peer,
         peer.register(bytearray(name), rpma.Usage.READ_SRC) as source,
         peer.connect(
-            arguments.address, arguments.port, private_data=source.descriptor
+            arguments.address,
+            arguments.port,
+            private_data=common.Offer(source.descriptor).pack(),
         ) as connection,
     ):
         print(f"connected as {arguments.name}")

@@ -14,18 +14,20 @@ import common
 
 import rpma
 
-TEXT = "Hello from the target's memory!"
+TEXT = "Hello client!"
+MOST = 1024
+"""More is not read, whatever the target says, in bytes."""
 
 
 def target(arguments: argparse.Namespace) -> None:
     """Offer memory, and do nothing while it is read."""
     with (
         rpma.Peer.for_address(arguments.address) as peer,
-        peer.register(bytearray(TEXT.encode()), rpma.Usage.READ_SRC) as source,
+        peer.register(bytearray(common.text(TEXT)), rpma.Usage.READ_SRC) as source,
         peer.listen(arguments.address, arguments.port) as endpoint,
     ):
         print(f"listening on {arguments.address}:{arguments.port}", flush=True)
-        with endpoint.accept(private_data=source.descriptor) as connection:
+        with endpoint.accept(common.Offer(source.descriptor).pack()) as connection:
             print(f"offered: {len(source)} bytes to read")
             connection.wait_closed()
 
@@ -36,9 +38,11 @@ def initiator(arguments: argparse.Namespace) -> None:
         rpma.Peer.for_address(arguments.address, remote=True) as peer,
         peer.connect(arguments.address, arguments.port) as connection,
     ):
-        source = rpma.RemoteMemoryRegion(connection.private_data)
-        with peer.register(bytearray(len(source)), rpma.Usage.READ_DST) as destination:
-            connection.read_wait(destination, 0, source, 0, len(source))
+        source = common.Offer.unpack(connection.private_data).region(1)
+        if source.size > MOST:
+            raise common.PeerError(f"the target offers {source.size} bytes, {MOST} can be read")
+        with peer.register(bytearray(source.size), rpma.Usage.READ_DST) as destination:
+            connection.read_wait(destination, 0, source, 0, source.size)
             text = common.text_in(destination.view)
     print(f"read: {text}")
     if text != TEXT:

@@ -21,18 +21,25 @@ MESSAGE = struct.Struct("<Q")
 DONE = 2**64 - 1
 
 
+def verify(completion: rpma.WorkCompletion) -> None:
+    """Raise unless the request has succeeded, and a message is of the size that it must have."""
+    completion.raise_for_status()
+    if completion.opcode is WcOpcode.RECV:
+        common.expect_size(completion, MESSAGE.size)
+
+
 def wait_for(connection: rpma.Connection, shared_channel: bool, *opcodes: WcOpcode) -> None:
     """Wait until requests with these opcodes have completed."""
     if not shared_channel:
         for opcode in opcodes:
             queue = connection.rcq if opcode is WcOpcode.RECV else connection.cq
             assert queue is not None  # as the configuration has it
-            queue.next_wc().raise_for_status()
+            verify(queue.next_wc())
         return
     missing: set[int] = set(opcodes)
     while missing:
         for completion in connection.wait().get_wcs():
-            completion.raise_for_status()
+            verify(completion)
             missing.remove(completion.opcode)
 
 

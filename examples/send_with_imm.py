@@ -7,13 +7,15 @@ A message may consist of nothing else: that is what is sent where no word is giv
 from __future__ import annotations
 
 import argparse
+import struct
 import sys
 
 import common
 
 import rpma
 
-SIZE = 64
+SIZE = 1024
+IMM = struct.Struct("<I")
 
 
 def target(arguments: argparse.Namespace) -> None:
@@ -25,15 +27,19 @@ def target(arguments: argparse.Namespace) -> None:
     ):
         print(f"listening on {arguments.address}:{arguments.port}", flush=True)
         with endpoint.next_conn_req() as request:
-            announced = int.from_bytes(request.private_data[:4], "little")
+            if len(request.private_data) < IMM.size:
+                raise common.PeerError("the initiator announced no immediate data")
+            (announced,) = IMM.unpack_from(request.private_data)
             request.recv(inbox, 0, SIZE)
             connection = request.connect()
         with connection:
             connection.wait_established()
             completion = connection.cq.next_wc()
             completion.raise_for_status()
+            if completion.imm is None:
+                raise common.PeerError("the initiator sent a message without immediate data")
             print(f"received immediate data: {completion.imm:#x}")
-            print(f"received word: {bytes(inbox.view[: completion.byte_len]).decode()!r}")
+            print(f"received word: {common.text_in(inbox.view[: completion.byte_len])!r}")
             if completion.imm != announced:
                 sys.exit(f"announced was {announced:#x}")
             connection.wait_closed()
@@ -41,14 +47,14 @@ def target(arguments: argparse.Namespace) -> None:
 
 def initiator(arguments: argparse.Namespace) -> None:
     """Send a message with immediate data."""
-    word = arguments.word.encode()[:SIZE]
+    word = arguments.word.encode()[: SIZE - 1]
     with (
         rpma.Peer.for_address(arguments.address, remote=True) as peer,
         peer.register(bytearray(SIZE), rpma.Usage.SEND) as outbox,
         peer.connect(
             arguments.address,
             arguments.port,
-            private_data=arguments.imm.to_bytes(4, "little"),
+            private_data=IMM.pack(arguments.imm),
         ) as connection,
     ):
         outbox.view[: len(word)] = word

@@ -66,7 +66,7 @@ def target(arguments: argparse.Namespace) -> None:
 
         remaining = arguments.initiators
         for completion in completions(queues):
-            completion.raise_for_status()
+            common.expect_size(completion.raise_for_status(), MESSAGE.size)
             offset = completion.wr_id * MESSAGE.size
             (number,) = MESSAGE.unpack_from(inbox.view, offset)
             srq.recv(inbox, offset, MESSAGE.size, wr_id=completion.wr_id)
@@ -92,7 +92,7 @@ def initiator(arguments: argparse.Namespace) -> None:
             connection.recv(inbox, 0, MESSAGE.size)
             MESSAGE.pack_into(outbox.view, 0, number)
             connection.send_wait(outbox, 0, MESSAGE.size)
-            connection.cq.next_wc().raise_for_status()
+            common.expect_size(connection.cq.next_wc().raise_for_status(), MESSAGE.size)
             (number,) = MESSAGE.unpack(inbox.view)
             print(f"received: {number}")
         MESSAGE.pack_into(outbox.view, 0, DONE)

@@ -17,7 +17,7 @@ import common
 
 import rpma
 
-SIZE = 4096
+SIZE = 1024
 PUSH_SIZE = 8
 PUSH_ID = 1
 
@@ -32,7 +32,7 @@ def target(arguments: argparse.Namespace) -> None:
     ):
         print(f"found: {common.text_in(memory.view[:SIZE])}")
         print(f"listening on {arguments.address}:{arguments.port}", flush=True)
-        with endpoint.accept(private_data=destination.descriptor) as connection:
+        with endpoint.accept(common.Offer(destination.descriptor).pack()) as connection:
             connection.wait_closed()
         print(f"written: {common.text_in(memory.view[:SIZE])}")
         common.sync(memory, SIZE)
@@ -47,12 +47,13 @@ def initiator(arguments: argparse.Namespace) -> None:
         peer.register(bytearray(SIZE), rpma.Usage.READ_DST) as copy,
         peer.connect(arguments.address, arguments.port) as connection,
     ):
-        destination = rpma.RemoteMemoryRegion(connection.private_data)
+        offer = common.Offer.unpack(connection.private_data)
+        destination, at = offer.region(SIZE), offer.offset
 
         # Two requests are under way at once. The write completes in silence unless it fails.
-        connection.write(destination, 0, source, 0, SIZE)
+        connection.write(destination, at, source, 0, SIZE)
         connection.read(
-            copy, 0, destination, 0, PUSH_SIZE, flags=rpma.CompletionFlags.ALWAYS, wr_id=PUSH_ID
+            copy, 0, destination, at, PUSH_SIZE, flags=rpma.CompletionFlags.ALWAYS, wr_id=PUSH_ID
         )
         completion = connection.cq.next_wc()
         completion.raise_for_status()
@@ -60,7 +61,7 @@ def initiator(arguments: argparse.Namespace) -> None:
             sys.exit(f"an unexpected request has completed: {completion}")
         print(f"written, visible on the target, not durable yet: {arguments.text}")
 
-        connection.read_wait(copy, 0, destination, 0, SIZE)
+        connection.read_wait(copy, 0, destination, at, SIZE)
         if copy.view != contents:
             sys.exit("what was read back is not what was written")
         print("read back: the same")

@@ -16,26 +16,28 @@ import common
 import rpma
 
 SIZE = 4
+ROOM = 1024
+"""Its twin in C writes so much, of which the first 4 bytes are the number."""
 
 
 def target(arguments: argparse.Namespace) -> None:
     """Wait for a write with immediate data, and verify that both say the same."""
     with (
         rpma.Peer.for_address(arguments.address) as peer,
-        peer.register(bytearray(SIZE), rpma.Usage.WRITE_DST | rpma.Usage.RECV) as destination,
+        peer.register(bytearray(ROOM), rpma.Usage.WRITE_DST | rpma.Usage.RECV) as destination,
         peer.listen(arguments.address, arguments.port) as endpoint,
     ):
         print(f"listening on {arguments.address}:{arguments.port}", flush=True)
         with endpoint.next_conn_req() as request:
             request.recv(destination, 0, 0)  # for the immediate data: no room needed
-            connection = request.connect(destination.descriptor)
+            connection = request.connect(common.Offer(destination.descriptor).pack())
         with connection:
             connection.wait_established()
             completion = connection.cq.next_wc()
             completion.raise_for_status()
             if completion.opcode is not rpma.WcOpcode.RECV_RDMA_WITH_IMM:
                 sys.exit(f"not a write with immediate data: {completion}")
-            written = int.from_bytes(destination.view, "little")
+            written = int.from_bytes(destination.view[:SIZE], "little")
             print(f"received immediate data: {completion.imm:#x}, found written: {written:#x}")
             if completion.imm != written:
                 sys.exit("they differ")
@@ -50,9 +52,16 @@ def initiator(arguments: argparse.Namespace) -> None:
         peer.register(contents, rpma.Usage.WRITE_SRC) as source,
         peer.connect(arguments.address, arguments.port) as connection,
     ):
-        destination = rpma.RemoteMemoryRegion(connection.private_data)
+        offer = common.Offer.unpack(connection.private_data)
+        destination = offer.region(SIZE)
         connection.write_with_imm(
-            destination, 0, source, 0, SIZE, arguments.imm, flags=rpma.CompletionFlags.ALWAYS
+            destination,
+            offer.offset,
+            source,
+            0,
+            SIZE,
+            arguments.imm,
+            flags=rpma.CompletionFlags.ALWAYS,
         )
         connection.cq.next_wc().raise_for_status()
         print(f"wrote {arguments.imm:#x} with the same as immediate data")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import struct
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rpma._buffers import bytes_of, copied
@@ -193,7 +194,8 @@ class RemoteMemoryRegion(NativeObject):
 
         Args:
             descriptor: bytes that the other side got from `MemoryRegion.descriptor`. Bytes behind
-                it do not matter: InfiniBand and RoCE pad private data with zeros.
+                it do not matter: InfiniBand and RoCE pad private data with zeros. What it says is
+                believed: compare `size` with what is sensible before you take as much memory.
 
         Raises:
             InvalidArgumentError: the bytes are too few, or no descriptor.
@@ -226,6 +228,11 @@ class RemoteMemoryRegion(NativeObject):
         return frozenset(flush for flag, flush in pairs if flag in usage)
 
     def __len__(self) -> int:
+        if self.size > sys.maxsize:  # the other side may say anything
+            raise InvalidArgumentError(
+                f"the other side says that its region has {self.size} bytes, more than len() can "
+                "tell: take `size`"
+            )
         return self.size
 
     def __repr__(self) -> str:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import os
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import rpma
 from fabrics.fabric import DAX_VARIABLE, Fabric
 from rpma import allocation
 
@@ -50,25 +56,25 @@ class Case:
 
 TEXT = "Les sanglots longs"
 HELLO = "Hello from the initiator!"
-LOG_BEFORE = b"RPMA_LOG" + (23).to_bytes(8, "little") + b"before\n"
-LOG_AFTER = b"RPMA_LOG" + (31).to_bytes(8, "little") + b"before\none\ntwo\n"
+LOG_BEFORE = b"LOG".ljust(8, b"\0") + (23).to_bytes(8, "little") + b"before\0"
+LOG_AFTER = b"LOG".ljust(8, b"\0") + (31).to_bytes(8, "little") + b"before\0one\0two\0"
 
 CASES = {
     "connection": Case(
         "connection",
         target_prints=(
-            "connected; the other side says: Hello target!",
+            "connected; the other side says: Hello server!",
             "the connection has ended: Connection closed",
         ),
         initiator_prints=(
-            "connected; the other side says: Hello initiator!",
+            "connected; the other side says: Hello client!",
             "the connection has ended: Connection closed",
         ),
     ),
     "read_to_volatile": Case(
         "read_to_volatile",
-        target_prints=("offered: 31 bytes to read",),
-        initiator_prints=("read: Hello from the target's memory!",),
+        target_prints=("offered: 14 bytes to read",),
+        initiator_prints=("read: Hello client!",),
     ),
     "read_to_persistent": Case(
         "read_to_persistent",
@@ -264,11 +270,16 @@ class Processes:
         self._running: list[subprocess.Popen[bytes]] = []
 
     def start(self, example: str, *arguments: str) -> Process:
-        path = self._folder / f"{len(self._running)}"
         command = [sys.executable, "-W", "always::ResourceWarning", f"{EXAMPLES / example}.py"]
+        return self.start_program([*command, *arguments])
+
+    def start_program(
+        self, command: list[str], environment: dict[str, str] | None = None
+    ) -> Process:
+        path = self._folder / f"{len(self._running)}"
         with path.open("wb") as output:
             popen = subprocess.Popen(
-                [*command, *arguments], stdout=output, stderr=subprocess.STDOUT
+                command, stdout=output, stderr=subprocess.STDOUT, env=environment
             )
         self._running.append(popen)
         return Process(popen, path)
@@ -363,6 +374,207 @@ def test_it_does_what_it_says(case: Case, fabric: Fabric, processes: Processes, 
 def assert_printed(wanted: list[str], lines: list[str]) -> None:
     missing = [line for line in wanted if line not in lines]
     assert not missing, lines
+
+
+# ---- with their twins in C -----------------------------------------------------------------------
+
+#: The examples, and what both sides print: of a target in C, of an initiator in C.
+TWINS: dict[str, tuple[Arguments, Arguments, Arguments]] = {
+    "connection": (
+        (),
+        ("received: Hello server!", "connected; the other side says: Hello client!"),
+        ("received: Hello client!", "connected; the other side says: Hello server!"),
+    ),
+    "read_to_volatile": ((), ("read: Hello client!",), ("read: Hello client!",)),
+    "read_to_persistent": (
+        (),
+        (f"read: {HELLO}", f"offered: {HELLO}"),
+        ("read: from C", "the initiator sent no checksum to compare with"),
+    ),
+    "write_to_persistent": (
+        (),
+        (f"written: {HELLO}", "read back: the same"),
+        ("written: from C",),
+    ),
+    "flush_to_persistent": (
+        (),
+        (f"written: {HELLO}", "not read back: the target does not offer that"),
+        ("written: from C",),
+    ),
+    "flush_to_persistent_gpspm": (
+        (),
+        (
+            f"flush: {len(HELLO) + 1} at 0",
+            f"written: {HELLO}",
+            "the target has answered, as if it were durable: of what memory it does not say",
+        ),
+        ("answered", "sync of 1024 bytes at 0: Operation not supported", "written: from C"),
+    ),
+    "multiple_connections": (("Ada",), ("read: Ada",), ("met from C",)),
+    "atomic_write": (
+        ("one", "two"),
+        ("word: one", "word: two", "the log: ['one', 'two']"),
+        ("the log: ['from C']",),
+    ),
+    "messages_ping_pong": (
+        ("--seed", "40"),
+        ("received: 40", "received: 41", "received: 42", "received: 43"),
+        ("received: 40", "received: 41", "received: 42", "received: 43"),
+    ),
+    "receive_completion_queue": (
+        ("--seed", "40"),
+        ("received: 40", "received: 41", "received: 42", "received: 43"),
+        ("received: 40", "received: 41", "received: 42", "received: 43"),
+    ),
+    "shared_receive_queue": (
+        ("--seed", "40"),
+        ("received: 40", "received: 41", "received: 42", "received: 43"),
+        ("received: 40", "received: 43", "all initiators are done"),
+    ),
+    "send_with_imm": (
+        ("0xCAFE", "Kaffee"),
+        ("received: Kaffee with 0xcafe",),
+        ("received immediate data: 0xcafe", "received word: 'Kaffee'"),
+    ),
+    "write_with_imm": (
+        ("0xCAFE",),
+        ("written: 0xcafe with 0xcafe",),
+        ("received immediate data: 0xcafe, found written: 0xcafe",),
+    ),
+}
+
+#: Whose messages are another example's, in C: only queues of its own side differ.
+AS = {"receive_completion_queue": "messages_ping_pong"}
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The other side of each example, in C."""
+    program = tmp_path_factory.mktemp("twins") / "example_twins"
+    source = Path(__file__).parent / "example_twins.c"
+    options = ("-Wall", "-Wextra", "-Werror", "-O1")
+    subprocess.run(["gcc", *options, source, "-lrpma", "-libverbs", "-o", program], check=True)
+    return str(program)
+
+
+def example_in_c(example: str, side: str) -> str:
+    if example == "shared_receive_queue" and side == "target":
+        return "messages_ping_pong"  # one connection: nobody sees from where receives are taken
+    return AS.get(example, example)
+
+
+@pytest.mark.fabric
+@pytest.mark.parametrize("example", TWINS)
+def test_it_understands_a_target_in_c(
+    example: str, fabric: Fabric, processes: Processes, twin: str
+) -> None:
+    arguments, prints, _ = TWINS[example]
+    where = (fabric.address, fabric.next_port())
+    in_c = [twin, "target", example_in_c(example, "target"), *where]
+    target = processes.start_program(in_c, fabric.environment)
+    target.wait_for_line("listening")
+    initiator = processes.start(example, "initiator", *where, *arguments)
+    assert_printed([*prints], initiator.finish() + target.finish())
+
+
+@pytest.mark.fabric
+@pytest.mark.parametrize("example", TWINS)
+def test_it_understands_an_initiator_in_c(
+    example: str, fabric: Fabric, processes: Processes, twin: str
+) -> None:
+    _, _, prints = TWINS[example]
+    where = (fabric.address, fabric.next_port())
+    extra = ["--initiators", "1"] if example == "multiple_connections" else []
+    target = processes.start(example, "target", *where, *extra)
+    target.wait_for_line("listening on ")
+    in_c = [twin, "initiator", example_in_c(example, "initiator"), *where]
+    initiator = processes.start_program(in_c, fabric.environment)
+    assert_printed([*prints], initiator.finish() + target.finish())
+
+
+def test_every_example_has_a_twin() -> None:
+    assert set(TWINS) | {LOCAL} == {path.stem for path in EXAMPLES.glob("*.py")} - {SHARED}
+
+
+# ---- with others ---------------------------------------------------------------------------------
+
+OFFER = struct.Struct("<HBB24s")
+
+
+def an_offer(size: int = 1 << 10, offset: int = 0, sizes: tuple[int, int] = (21, 0)) -> bytes:
+    descriptor = struct.pack("<QQIB", 4096, size, 1, int(rpma.Usage(0xFF)))
+    return OFFER.pack(offset, *sizes, descriptor)
+
+
+#: What a target may send as private data, and what is not said of it.
+LIES = {
+    "nothing": None,
+    "a byte": b"a",
+    "zeros": bytes(56),
+    "text": b"Hello client!".ljust(56, b"\0"),
+    "a descriptor alone": an_offer()[4:],
+    "a size before it": bytes([21]) + an_offer()[4:],
+    "more than there is": an_offer(sizes=(24, 1)),
+    "no descriptor": an_offer(sizes=(0, 1)),
+    "half a descriptor": an_offer(sizes=(20, 1)),
+    "a region of all there is": an_offer(size=(1 << 64) - 1),
+    "a region of most": an_offer(size=1 << 62, offset=8),
+    "a small region": an_offer(size=7),
+    "an end beyond": an_offer(offset=65535),
+}
+
+ASKING = ("read_to_volatile", "write_to_persistent", "flush_to_persistent_gpspm", "atomic_write")
+
+
+@pytest.mark.fabric
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("example", ASKING)
+def test_what_a_target_says_is_not_believed(example: str, lie: str, fabric: Fabric) -> None:
+    """In this process: it ends in a sentence, not in MemoryError, struct.error or OverflowError."""
+    if fabric.name != "soft":
+        pytest.skip("one fabric is enough: no byte of this depends on it")
+    if lie == "a region of most" and example in (
+        "write_to_persistent",
+        "flush_to_persistent_gpspm",
+    ):
+        pytest.skip("they write to the beginning of it: that may be")
+    arguments = argparse.Namespace(
+        address=fabric.address,
+        port=fabric.next_port(),
+        text="text",
+        words=["word"],
+        shared_channel=False,
+    )
+    told: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            example_module(example).initiator(arguments)
+        except BaseException as error:
+            told.append(error)
+
+    with (
+        rpma.Peer.for_address(fabric.address) as peer,
+        peer.listen(fabric.address, arguments.port) as endpoint,
+    ):
+        thread = threading.Thread(target=ask)
+        thread.start()
+        with endpoint.accept(LIES[lie], timeout=LIMIT) as connection:
+            connection.wait_closed(LIMIT)
+        thread.join(LIMIT)
+    (error,) = told
+    is_peers = type(error).__name__ in ("PeerError", "InvalidArgumentError")
+    assert is_peers or isinstance(error, rpma.CompletionError), repr(error)
+    assert len(str(error)) > 20
+
+
+def example_module(name: str) -> Any:
+    """An example, as a module; run as programs, they find what they share beside them."""
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(EXAMPLES))
 
 
 @pytest.mark.fabric

@@ -623,6 +623,82 @@ def test_a_reply_of_another_kind_is_refused(message: Any) -> None:
             needs.reply(payload, messages.Done)
 
 
+# ---- a target that says what cannot be -----------------------------------------------------------
+
+
+def told_of(name: str = "pool", **fields: Any) -> messages.PoolInfo:
+    known = {
+        "name": name,
+        "kind": "file",
+        "size": 4096,
+        "allocated": 0,
+        "created": 0,
+        "content_length": None,
+        "incomplete": False,
+        "pool_id": None,
+        "attributes": None,
+        "users": 0,
+        "access": None,
+        "problem": "",
+    }
+    return messages.PoolInfo(**(known | fields))
+
+
+def a_region(size: int) -> bytes:
+    return struct.pack("<QQIB", 4096, size, 1, int(rpma.Usage.READ_SRC))
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "words"),
+    [
+        (b"", "did not say where the pool is: .* 0 bytes"),
+        (bytes(21), "did not say where the pool is"),
+        (a_region(1)[:20], "did not say where the pool is"),
+        (a_region(0), "less memory than the pool has"),
+        (a_region(4095), "less memory than the pool has"),
+    ],
+)
+def test_a_target_that_opens_no_memory(descriptor: bytes, words: str) -> None:
+    path: Any = None
+    steps = logic.open_(path, "pool", "read")
+    next(steps)
+    with pytest.raises(ProtocolError, match=words):
+        steps.send(messages.encode(messages.Opened(1, descriptor, "none", told_of())))
+
+
+def test_a_target_that_opens_more_memory_than_there_can_be() -> None:
+    path: Any = None
+    steps = logic.open_(path, "pool", "read")
+    next(steps)
+    opened = messages.Opened(1, a_region((1 << 64) - 1), "none", told_of(size=1 << 62))
+    with pytest.raises(StopIteration) as ended:
+        steps.send(messages.encode(opened))
+    pool = ended.value.value
+    with pytest.raises(rpma.OutOfMemoryError, match="do not fit into this process"):
+        next(pool.read(0, None, None))
+    with pytest.raises(rpma.InvalidArgumentError, match=r"more than len\(\) can tell"):
+        len(pool.remote)
+
+
+@pytest.mark.parametrize("names", [["a", "a"], ["b", "a"], [""]])
+def test_a_target_that_lists_without_end(names: list[str]) -> None:
+    path: Any = None
+    steps = logic.list_(path)
+    next(steps)
+    *good, bad = [messages.encode(messages.Listing([told_of(name)], True)) for name in names]
+    for page in good:
+        steps.send(page)
+    with pytest.raises(ProtocolError, match="lists a pool twice"):
+        steps.send(bad)
+
+
+@pytest.mark.parametrize("created", [-1, 1 << 63])
+def test_a_target_with_a_clock_that_cannot_be(created: int) -> None:
+    payload = messages.encode(messages.Listing([told_of(created=created)], False))
+    with pytest.raises(ProtocolError, match="not the protocol's"):
+        needs.reply(payload, messages.Listing)
+
+
 # ---- coming in, without a network ----------------------------------------------------------------
 
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from rpma import allocation
 from rpma.config import ConnectionConfig
 from rpma.constants import Usage
+from rpma.errors import InvalidArgumentError
 from rpma.peer import Peer, PeerConfig
 from rpma.pool.client.datapath import RECEIVE, SEND_QUEUE_SIZE, DataPath
 from rpma.pool.protocol.address import TargetAddress, is_link_local
+from rpma.pool.protocol.errors import ProtocolError
 from rpma.pool.protocol.wire import ANSWER_ROOM, REQUEST_ROOM
 
 if TYPE_CHECKING:
@@ -51,7 +53,11 @@ def connect(
                 request.recv(messages, at, ANSWER_ROOM, wr_id=RECEIVE | number)
             connection = undo.enter_context(request.connect(ticket))
         connection.wait_established(timeout)
-        connection.apply_remote_peer_config(PeerConfig.from_descriptor(session.peer_config))
+        try:
+            platform = PeerConfig.from_descriptor(session.peer_config)
+        except InvalidArgumentError as error:
+            raise ProtocolError(f"the target did not describe its platform: {error}") from None
+        connection.apply_remote_peer_config(platform)
         target = str(TargetAddress(where, session.port))
         path = DataPath(peer, connection, bounce, messages, depth, target)
         undo.pop_all()

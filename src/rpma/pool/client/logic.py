@@ -182,6 +182,8 @@ def list_(_path: DataPath) -> Generator[Any, Any, list[PoolInfo]]:
     while True:
         after = found[-1].name if found else ""
         listing = yield from ask(messages.List(after), messages.Listing)
+        if any(info.name <= after for info in listing.pools):
+            raise ProtocolError("the target lists a pool twice, or not in the order of the names")
         found += listing.pools
         if not listing.more or not listing.pools:
             return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rpma._buffers import bytes_of
 from rpma._object import integer
 from rpma.constants import ATOMIC_WRITE_ALIGNMENT, FlushType
-from rpma.errors import ClosedError, InvalidArgumentError
+from rpma.errors import ClosedError, InvalidArgumentError, OutOfMemoryError
 from rpma.memory import RemoteMemoryRegion
 from rpma.pool.client import transfers
 from rpma.pool.client.datapath import SEGMENT_SIZE, DataPath
@@ -60,8 +60,11 @@ class PoolLogic:
                 "client does not know: install the same rpma on both"
             ) from None
         self.number = opened.number
-        self.remote = RemoteMemoryRegion(opened.descriptor)
-        if len(self.remote) < self.info.size:
+        try:
+            self.remote = RemoteMemoryRegion(opened.descriptor)
+        except InvalidArgumentError as error:
+            raise ProtocolError(f"the target did not say where the pool is: {error}") from None
+        if self.remote.size < self.info.size:
             raise ProtocolError("the target opened less memory than the pool has")
 
     @property
@@ -116,7 +119,13 @@ class PoolLogic:
         """The bytes of a range."""
         self._check(writes=False)
         at, count = self.range(offset, length)
-        data = bytearray(count)
+        try:
+            data = bytearray(count)
+        except MemoryError:
+            raise OutOfMemoryError(
+                f"{count} bytes of pool {self.info.name!r} do not fit into this process: read it "
+                "piece by piece"
+            ) from None
         with self._call(at, count) as call:
             view = memoryview(data)
             yield from transfers.read(self.path, call, view, self.remote, at, progress=progress)

@@ -93,7 +93,7 @@ class SshTarget:
         line = self._line(address, deadline)
         try:
             said = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             said = None
         if not isinstance(said, dict):
             raise TargetLost(f"cannot start a target at {address}: {self._words(line)}")

@@ -40,6 +40,7 @@ _User = Annotated[str, Meta(max_length=64)]
 _Name = Annotated[str, Meta(max_length=255)]  # what it may be is the store's to say
 _Size = Annotated[int, Meta(ge=0, le=1 << 62)]
 _Number = Annotated[int, Meta(ge=0, lt=1 << 32)]
+_Time = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 _Port = Annotated[int, Meta(ge=1, lt=1 << 16)]
 _Descriptor = Annotated[bytes, Meta(max_length=255)]
 _Text = Annotated[str, Meta(max_length=4096)]
@@ -215,7 +216,7 @@ class PoolInfo(Message, tag="pool"):
     kind: Literal["file", "dram"]
     size: _Size
     allocated: _Size
-    created: int
+    created: _Time
     content_length: _Size | None
     incomplete: bool
     pool_id: uuid.UUID | None
