@@ -672,13 +672,18 @@ def test_ctrl_c_at_any_moment(target: Target, what: str) -> None:
 
 @pytest.mark.parametrize(
     ("address", "token"),
-    [("{}", "wrong"), ("{}", None), ("{}", f"{TOKEN}!"), ("eve@{}", TOKEN), ("{}", TOKEN[:-1])],
+    [("{}", "wrong"), ("{}", f"{TOKEN}!"), ("eve@{}", TOKEN), ("{}", TOKEN[:-1])],
 )
 def test_a_wrong_token(target: Target, address: str, token: str | None) -> None:
     with pytest.raises(AuthenticationError, match="the token is not this target's") as caught:
         Client(address.format(target.address), token=token, timeout=SOON)
     assert isinstance(caught.value, PermissionError)
     assert TOKEN not in str(caught.value)
+
+
+def test_no_token(target: Target) -> None:
+    with pytest.raises(AuthenticationError, match="asks for a token, and none was given"):
+        Client(target.address, timeout=SOON)
 
 
 def test_a_token_out_of_a_file_may_have_its_newline(target: Target) -> None:
