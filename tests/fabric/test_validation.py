@@ -560,7 +560,6 @@ def passes(level: int, tmp_path: Path, *arguments: str | Path) -> None:
         debug=folder(),
         level=level,
         file=tmp_path / "log-",
-        variables={"PYTHONFAULTHANDLER": "1"},  # of processes that tests start, too
         timeout=1700,
     )
     begun = re.findall(r"^\S+::test_.*?(?= (?:[A-Z]+ .*)?$)", done.output, re.MULTILINE)
