@@ -35,10 +35,10 @@ with rpma.Peer.for_address("127.0.0.1") as peer:
     peer.register(bytearray(4096), rpma.Usage.READ_SRC).close()
 """
 
-#: Runs a program where there is no device as if there was one, whatever else it is given.
-WITH_DEVICE = """#!/bin/sh
+#: A program in C that does something wrong.
+MY_RDMA_PROGRAM = """#!/bin/sh
 export RPMA_TEST_PORT={port}
-LD_LIBRARY_PATH=$LD_LIBRARY_PATH:$(rpma soft-path) exec {program} local_range
+exec {program} local_range
 """
 
 
@@ -228,7 +228,7 @@ def test_what_is_typed_on_a_machine_with_rpma_works(page: str, machine: Machine)
     (machine.work / "my_app.py").write_text(MY_APP)
     program = compile_program("mistakes", machine.folder / "mistakes")
     (machine.work / "my_rdma_program").write_text(
-        WITH_DEVICE.format(program=program, port=machine.ports["example"])
+        MY_RDMA_PROGRAM.format(program=program, port=machine.ports["example"])
     )
     (machine.work / "my_rdma_program").chmod(0o755)
     steps: list[Command | Block] = []
