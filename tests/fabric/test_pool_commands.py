@@ -462,6 +462,7 @@ def test_one_target_serves_a_directory(target: Served, tmp_path: Path) -> None:
     assert errors.count("\n") == 1
     _, errors = target.run("serve", tmp_path, "--listen", target.target, code=1)
     assert errors.startswith(f"rpma serve: cannot listen on {target.target}: ")
+    assert errors.endswith("; --listen HOST:PORT takes another port\n")
 
 
 def test_a_target_that_dies_in_a_put(fabric: Fabric, tmp_path: Path) -> None:

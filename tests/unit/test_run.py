@@ -208,3 +208,19 @@ def test_of_two_at_once_one_waits_and_says_for_whom(tree: Tree) -> None:
         for process in (first, second):
             out, err = process.communicate(timeout=LIMIT)
             assert (process.returncode, out) == (0, "ran demo\n"), err
+
+
+def test_without_apt_it_names_what_other_systems_call_it(tree: Tree) -> None:
+    few = tree.folder / "few"
+    few.mkdir()
+    for name in ("cat", "dirname", "flock", "mkdir", "rm", "sh"):
+        program = shutil.which(name)
+        assert program is not None
+        (few / name).symlink_to(program)
+    done = subprocess.run(
+        ["./run", "demo"], cwd=tree.folder, env={"PATH": str(few)}, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "Fedora:   dnf install python3-devel gcc pkgconf-pkg-config librpma-devel" in done.stderr
+    assert "openSUSE: zypper install python3-devel gcc pkg-config librpma-devel" in done.stderr
+    assert "python3 -m venv .venv" in done.stderr

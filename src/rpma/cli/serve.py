@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import logging
 import os
 import re
@@ -228,7 +229,14 @@ def run(target: Target, drain: float) -> None:
     from rpma.cli.systemd import notify
 
     with Signals() as signals:
-        target.start()
+        try:
+            target.start()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            # Another `rpma serve`, most likely.
+            words = f"{error.strerror}; --listen HOST:PORT takes another port"
+            raise OSError(error.errno, words) from None
         status = ""
         notify("READY=1", "STATUS=serving")
         while not (names := signals.wait(STATUS_EACH)):
