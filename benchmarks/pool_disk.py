@@ -5,6 +5,8 @@ Records of 4 KiB at random places, each waited for by who wrote it until it is d
 blocks, by tasks of asyncio with one client, and by clients with a pool each. Redis keeps its log on
 the same file system, with appendfsync always, and the tasks have a connection each, which is the
 fastest for them; a pipeline for all of them, and Redis's own clients in C, are measured as well.
+What 16 writers come to without a network, with a file each, a program in C tells (`pool_files.c`),
+and how much of a processor they take.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 
 import pool_peers
+from fabric_connections import build
 
 import rpma.aio
 from rpma.pool import Client, Pool
@@ -46,8 +49,12 @@ def file_system(folder: Path) -> str:
 class Disk:
     """What is measured, on one file system."""
 
-    def __init__(self, folder: Path, address: str, port: int, pool: Pool) -> None:
+    def __init__(
+        self, folder: Path, target: subprocess.Popen[bytes], address: str, port: int, pool: Pool
+    ) -> None:
         self.folder, self.address, self.port, self.pool = folder, address, port, pool
+        self._target = target
+        self._program = build(folder, "pool_files")
 
     def measure(self, samples: Samples, count: int, seconds: float, turn: int) -> None:
         """A round."""
@@ -70,10 +77,11 @@ class Disk:
             f"disk, {CLIENTS} clients",
             turn,
             {
-                "rpma": lambda: self._clients(seconds),
+                "rpma": lambda: self._clients(samples, seconds),
                 "redis": lambda: self._redis_clients(seconds),
             },
         )
+        self._files(samples, seconds)
 
     @staticmethod
     def _contest(
@@ -111,11 +119,32 @@ class Disk:
         async with rpma.aio.open_pool(self.address, "shared", access="shared") as pool:
             return await rate([pool.write_persist] * number, seconds)
 
-    async def _clients(self, seconds: float) -> float:
+    async def _clients(self, samples: Samples, seconds: float) -> float:
         async with AsyncExitStack() as stack:
             opening = [rpma.aio.open_pool(self.address, f"own-{i}") for i in range(CLIENTS)]
             pools = [await stack.enter_async_context(each) for each in opening]
-            return await rate([pool.write_persist for pool in pools], seconds)
+            client, target = time.process_time(), processor_time(self._target.pid)
+            found = await rate([pool.write_persist for pool in pools], seconds)
+            for who, spent in (
+                ("client", time.process_time() - client),
+                ("target", processor_time(self._target.pid) - target),
+            ):
+                each = spent / (found * seconds) * 1e6
+                samples.setdefault(f"disk, {CLIENTS} clients, processor {who}", []).append(each)
+            return found
+
+    def _files(self, samples: Samples, seconds: float) -> None:
+        """The same records into files by msync alone, a thread of a C program for each."""
+        with ExitStack() as stack:
+            paths = [self.folder / f"bare-{i}" for i in range(CLIENTS)]
+            for path in paths:
+                stack.callback(path.unlink)
+                stack.enter_context(mapped(path))
+            command = [self._program, str(seconds), str(SIZE), *paths]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        per_second, each = map(float, done.stdout.split())
+        samples.setdefault(f"disk, {CLIENTS} clients files", []).append(per_second)
+        samples.setdefault(f"disk, {CLIENTS} clients, processor files", []).append(each)
 
     async def _redis_tasks(self, number: int, seconds: float) -> float:
         async with pool_peers.redis_task_client(self.port, number) as put:
@@ -134,6 +163,12 @@ class Disk:
                 await put_all([chance.randrange(RECORDS) * SIZE for _ in range(number)], data)
                 done += number
             return done / (time.perf_counter() - began)
+
+
+def processor_time(pid: int) -> float:
+    """Seconds of processor that a process has taken, with its threads that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def timed(call: Callable[[int], object], chance: random.Random, count: int) -> list[float]:
@@ -181,10 +216,10 @@ def disk(folder: Path) -> Iterator[Disk]:
     for each in folders:
         each.mkdir()
     with ExitStack() as stack:
-        _, address = stack.enter_context(pool_peers.target(folders[0]))
+        target, address = stack.enter_context(pool_peers.target(folders[0]))
         port = stack.enter_context(pool_peers.redis(folders[1]))
         client = stack.enter_context(Client(address))
         for name in ("shared", *(f"own-{i}" for i in range(CLIENTS))):
             client.create_pool(name, RECORDS * SIZE).close()
         pool = stack.enter_context(client.open_pool("shared", access="shared"))
-        yield Disk(folder, address, port, pool)
+        yield Disk(folder, target, address, port, pool)

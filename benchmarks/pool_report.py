@@ -73,6 +73,12 @@ CONTESTS = (
             ),
         )
     ),
+    Contest(
+        "disk, 16 clients: 16 threads in C, msync of a file each",
+        "disk, 16 clients rpma",
+        "disk, 16 clients files",
+        "/s",
+    ),
 )
 
 
@@ -137,6 +143,15 @@ def show(result: dict[str, Any]) -> None:
             aim,
         )
     console.print(table)
+    spent = {
+        who: statistics.median(result["samples"][f"disk, 16 clients, processor {who}"])
+        for who in ("client", "target", "files")
+    }
+    console.print(
+        f"disk, 16 clients: a record takes {spent['client'] + spent['target']:.0f} µs of a "
+        f"processor, {spent['client']:.0f} of them the client's; msync alone, by 16 threads in C, "
+        f"{spent['files']:.0f}"
+    )
     for listing in result.get("listings", ()):
         times = ", ".join(
             f"{words} {listing[key]:.1f} ms ({listing[key] / listing['pools'] * 1e3:.0f} µs a pool)"
