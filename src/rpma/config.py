@@ -17,7 +17,7 @@ _INT_MAX = (1 << 31) - 1
 class ConnectionConfig(NativeObject):
     """How a connection is made (rpma_conn_cfg_*). One can serve for many connections."""
 
-    __slots__ = ("_srq",)
+    __slots__ = ("_srqs",)
     _what = "connection configuration"
     _warns = False
 
@@ -38,7 +38,7 @@ class ConnectionConfig(NativeObject):
         if ret:
             raise error_for(ret, f"make a {self._what}")
         self._adopt(out)
-        self._srq: SharedReceiveQueue | None = None
+        self._srqs: list[SharedReceiveQueue] = []  # what C may point to: kept alive
         given = {
             "timeout_ms": timeout_ms,
             "cq_size": cq_size,
@@ -125,15 +125,16 @@ class ConnectionConfig(NativeObject):
         ret = lib.rpmapy_conn_cfg_get_srq(self._h, out)
         if ret:
             raise error_for(ret, f"read the {self._what}")
-        return self._srq if out[0] else None
+        return next((srq for srq in self._srqs if srq._h == out[0]), None)
 
     @srq.setter
     def srq(self, value: SharedReceiveQueue) -> None:
         require(SharedReceiveQueue, "srq", value)
+        self._srqs.append(value)  # first: Ctrl-C may come, or another thread that does the same
         ret = lib.rpmapy_conn_cfg_set_srq(self._h, value._h)
         if ret:
+            self._srqs.remove(value)
             raise error_for(ret, "set the shared receive queue")
-        self._srq = value
 
 
 def config_handle(config: ConnectionConfig | None) -> Any:

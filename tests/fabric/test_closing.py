@@ -346,6 +346,29 @@ def test_anything_against_close(
             threads(*(use(call) for call in thing.uses), close, close)
 
 
+def test_a_configuration_keeps_the_queue_that_it_names(peer: rpma.Peer, fabric: Fabric) -> None:
+    """Of threads that set one each, one does; the others' queues may go."""
+    for _ in range(ROUNDS):
+        config = ConnectionConfig()
+        queues = [peer.create_srq() for _ in range(4)]
+
+        def name(srq: rpma.SharedReceiveQueue, config: ConnectionConfig = config) -> None:
+            with suppress(rpma.RpmaError):
+                config.srq = srq
+
+        threads(*(lambda srq=srq: name(srq) for srq in queues))  # type: ignore[misc]
+        named = config.srq
+        assert named in queues
+        for srq in queues:
+            if srq is not named:
+                srq.close()
+        del srq, queues, named
+        assert config.srq is not None
+        with peer.request(fabric.address, 1, config):
+            pass
+        config.srq.close()
+
+
 def test_anything_against_close_of_memory() -> None:
     """Python's own buffers keep it: close() is refused while a view is alive, and tried again."""
     for _ in range(ROUNDS):

@@ -680,6 +680,15 @@ def test_a_target_that_opens_more_memory_than_there_can_be() -> None:
         len(pool.remote)
 
 
+def test_a_target_that_has_more_in_a_pool_than_it_holds() -> None:
+    path: Any = None
+    steps = logic.open_(path, "pool", "read")
+    next(steps)
+    opened = messages.Opened(1, a_region(4096), "none", told_of(content_length=4097))
+    with pytest.raises(ProtocolError, match="more is in the pool than it holds"):
+        steps.send(messages.encode(opened))
+
+
 @pytest.mark.parametrize("names", [["a", "a"], ["b", "a"], [""]])
 def test_a_target_that_lists_without_end(names: list[str]) -> None:
     path: Any = None

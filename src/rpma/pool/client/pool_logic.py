@@ -66,6 +66,8 @@ class PoolLogic:
             raise ProtocolError(f"the target did not say where the pool is: {error}") from None
         if self.remote.size < self.info.size:
             raise ProtocolError("the target opened less memory than the pool has")
+        if (self.info.content_length or 0) > self.info.size:
+            raise ProtocolError("the target says that more is in the pool than it holds")
 
     @property
     def size(self) -> int:
