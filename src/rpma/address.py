@@ -3,8 +3,27 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from typing import Final
+
 from rpma._object import integer
 from rpma.errors import InvalidArgumentError
+
+_WHY_NOT_LISTEN: Final = {
+    errno.EADDRINUSE: "the port is in use, by another target or another program",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+    errno.EACCES: "this user may not take a port below 1024",
+}
+
+
+def why_not_listen(error: OSError) -> str:
+    """Why nothing can listen at an address, in words."""
+    number = error.errno or 0
+    if number in _WHY_NOT_LISTEN:
+        return _WHY_NOT_LISTEN[number]
+    # asyncio and socket put the address in front of it; a name that is not found has words only.
+    return os.strerror(number) if number > 0 else error.strerror or str(error)
 
 
 def encode_address(address: object) -> bytes:

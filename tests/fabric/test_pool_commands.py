@@ -268,6 +268,9 @@ def test_a_pool_stays_until_the_one_that_replaces_it_is_whole(
         told = json.loads(output)
         assert told["durable"] == 0
         assert told["error"].endswith("; nothing was replaced")
+        if what == "the target is killed":
+            assert told["error"].startswith(f"the connection to {target.target} is lost: ")
+            assert "Flushed" not in told["error"]
     with served(fabric, tmp_path / "pools") as target:
         assert {path.name for path in (tmp_path / "pools").iterdir()} == {".lock", "pool.pool"}
         assert target.run("get", f"{target.target}/pool", "-")[0] == old.read_bytes()

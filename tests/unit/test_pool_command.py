@@ -619,6 +619,52 @@ def test_wrong_usage(arguments: list[str]) -> None:
     assert "Usage: rpma" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["list", "..a"], "'..a': '..a' cannot be a host's name"),
+        (["list", f"{'a' * 64}.example"], "cannot be a host's name"),
+        (["list", "h:" + "9" * 5000], "is no target: HOST:PORT"),
+        (["list", "host/pool"], "names a pool, 'pool': give its target alone, 'host:7204'"),
+        (["list", "host:0"], "port 0 must be from 1 to 65535"),
+        (["create", "no-pool", "4096"], "'no-pool' should be TARGET/POOL"),
+        (["put", f"{NOWHERE}/pool", __file__], "is a file of this machine: TARGET/POOL is a pool"),
+        (["create", f"{NOWHERE}/pool", "12q"], "'12q' is not a size"),
+        (["bench", NOWHERE, "--sizes", "0"], "0 bytes cannot be measured: from 1 to 1GiB"),
+        (["serve", "/", "--listen", "host.invalid:1"], "--listen 'host.invalid': no such host"),
+        (["serve", "/", "--listen", "127.0.0.1:" + "9" * 5000], "with a port from 0 to 65535"),
+    ],
+)
+def test_what_is_wrong_with_an_argument(arguments: list[str], words: str) -> None:
+    done = command(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    said = " ".join(done.stderr.replace("\u2502", " ").split())
+    assert words in said
+    assert "target=" not in said
+
+
+def test_a_port_that_is_in_use_is_told_with_the_option(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        place = f"127.0.0.1:{other.getsockname()[1]}"
+        done = command("serve", tmp_path, "--listen", place)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == (
+            f"rpma serve: cannot listen on {place}: the port is in use, by another target or "
+            "another program; --listen HOST:PORT names another place\n"
+        )
+        done = command("serve", tmp_path, "--listen", "127.0.0.1:0", "--metrics", place)
+        assert done.returncode == 1
+        assert "for metrics: the port is in use" in done.stderr
+        assert "--metrics names another" in done.stderr
+
+
+def test_an_address_of_another_machine(tmp_path: Path) -> None:
+    file = secret(tmp_path / "token", "a long token, long enough", 0o600)
+    done = command("serve", tmp_path, "--listen", "203.0.113.1:7204", "--token-file", file)
+    assert done.returncode == 1
+    assert "cannot listen on 203.0.113.1:7204: this machine has no such address" in done.stderr
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     done = command("put", tmp_path / "file", f"{NOWHERE}/pool")
     assert done.returncode == 1

@@ -197,7 +197,10 @@ def doctor(context: typer.Context) -> None:
 @app.command(cls=Command)
 def demo(
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="What to put there.")
+        Path,
+        typer.Argument(
+            metavar="FILE", exists=True, dir_okay=False, readable=True, help="What to put there."
+        ),
     ],
     address: Annotated[
         Optional[str],  # noqa: UP045 -- typer reads it at run time, on Python 3.10 too

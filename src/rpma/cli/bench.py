@@ -86,7 +86,9 @@ def sizes_of(text: str) -> list[int]:
     found = sorted({size_of(part.strip(), "--sizes") for part in text.split(",")})
     for size in found:
         if not 0 < size <= MOST_BYTES:
-            raise typer.BadParameter(f"{size} must be from 1 to 1GiB", param_hint="--sizes")
+            raise typer.BadParameter(
+                f"{size} bytes cannot be measured: from 1 to 1GiB", param_hint="--sizes"
+            )
     return found
 
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -44,7 +46,8 @@ def words_of(error: BaseException) -> str:
             return f"{error.filename}: {error.strerror}"
         if type(error).__str__ is OSError.__str__:  # which begins with the number
             return error.strerror
-    return str(error) or type(error).__name__
+    # Of arguments that are given by position here the names of Python's say nothing.
+    return re.sub(r"^(name|size): ", "", str(error)) or type(error).__name__
 
 
 @contextlib.contextmanager
@@ -70,12 +73,16 @@ def failing(command: str) -> Iterator[None]:
 def target_at(text: str) -> TargetAddress:
     """The address of a target; a usage error if it is none."""
     from rpma import InvalidArgumentError
-    from rpma.pool.protocol.address import TargetAddress
+    from rpma.pool.protocol.address import TargetAddress, parse_pool
 
     try:
         return TargetAddress.parse(text)
     except InvalidArgumentError as error:
-        raise typer.BadParameter(str(error), param_hint="TARGET") from None
+        words = str(error).removeprefix("target=")
+        with contextlib.suppress(InvalidArgumentError):
+            target, name = parse_pool(text)
+            words = f"{text!r} names a pool, {name!r}: give its target alone, {str(target)!r}"
+        raise typer.BadParameter(words, param_hint="TARGET") from None
 
 
 def pool_at(text: str) -> tuple[TargetAddress, str]:
@@ -86,7 +93,13 @@ def pool_at(text: str) -> tuple[TargetAddress, str]:
     try:
         return parse_pool(text)
     except InvalidArgumentError as error:
-        raise typer.BadParameter(str(error), param_hint="TARGET/POOL") from None
+        words = str(error).removeprefix("target=")
+        if os.path.exists(text):
+            words = (
+                f"{text!r} is a file of this machine: TARGET/POOL is a pool, as in "
+                "host:7204/journal, and FILE comes before it in 'put', behind it in 'get'"
+            )
+        raise typer.BadParameter(words, param_hint="TARGET/POOL") from None
 
 
 def size_of(text: str, hint: str) -> int:

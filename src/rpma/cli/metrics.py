@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import rpma
 from rpma import RpmaError
+from rpma.address import why_not_listen
 
 try:
     from prometheus_client import CollectorRegistry, ProcessCollector
@@ -59,7 +60,8 @@ def export(target: Target, host: str, port: int) -> Iterator[int]:
     try:
         listening = listen(host, port)
     except OSError as error:
-        words = f"cannot listen on {host} port {port} for metrics: {error.strerror or error}"
+        why = why_not_listen(error)
+        words = f"cannot listen on {host} port {port} for metrics: {why}; --metrics names another"
         raise OSError(error.errno, words) from None
     port = int(listening[0].getsockname()[1])
     with contextlib.ExitStack() as stack:

@@ -152,7 +152,7 @@ def serve(
     with failing("serve"), contextlib.ExitStack() as stack:
         from rpma import InvalidArgumentError
         from rpma.cli import tokens
-        from rpma.pool.target.target import Target
+        from rpma.pool.target.target import ListenError, Target
 
         make = partial(
             Target,
@@ -185,7 +185,10 @@ def serve(
             from rpma.cli.metrics import export
 
             stack.enter_context(export(target, *_host_port(metrics)))
-        run(target, drain)
+        try:
+            run(target, drain)
+        except ListenError as error:
+            output.fail("serve", f"{error.strerror}; --listen HOST:PORT names another place")
 
 
 def token(
@@ -389,7 +392,7 @@ def ports_of(text: str) -> tuple[int, ...]:
 def _host_port(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or int(port) >= 1 << 16:
+    if not host or not port.isdecimal() or len(port) > 5 or int(port) >= 1 << 16:
         raise typer.BadParameter(
             f"{text!r} should be HOST:PORT, an IPv6 address in brackets", param_hint="--metrics"
         )

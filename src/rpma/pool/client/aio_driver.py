@@ -25,7 +25,7 @@ from rpma.pool.client import dialing, needs
 from rpma.pool.client.datapath import DataPath
 from rpma.pool.client.driver import seconds
 from rpma.pool.client.transfers import Cancelled
-from rpma.pool.client.waiting import Waiter, again
+from rpma.pool.client.waiting import Waiter, again, given_up
 from rpma.pool.protocol.address import numeric_host
 from rpma.pool.protocol.channel import Channel
 from rpma.pool.protocol.errors import TargetLost
@@ -235,8 +235,7 @@ class AsyncDriver:
     def _break(self, error: BaseException) -> None:
         # A reply that is not waited for would be taken for that of the next request.
         if self._broken is None:
-            words = f"the control channel was given up: {error!r}; connect again"
-            self._broken = error if isinstance(error, TargetLost) else TargetLost(words)
+            self._broken = given_up(error)
 
     async def _talk_on(self, need: Any, deadline: float | None) -> Any:
         if isinstance(need, needs.Dial):
@@ -264,7 +263,9 @@ class AsyncDriver:
         except OSError as error:
             if isinstance(error, RpmaError):
                 raise
-            raise TargetLost(f"the connection to the target is lost: {error}") from error
+            raise TargetLost(
+                f"the connection to the target is lost: {error.strerror or error}"
+            ) from error
         return payload
 
     async def _dial(self, address: TargetAddress, deadline: float | None) -> str:

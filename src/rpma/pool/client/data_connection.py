@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from rpma import allocation
 from rpma.config import ConnectionConfig
 from rpma.constants import Usage
-from rpma.errors import InvalidArgumentError
+from rpma.errors import ConnectionEventError, InvalidArgumentError, WaitTimeoutError
 from rpma.peer import Peer, PeerConfig
 from rpma.pool.client.datapath import RECEIVE, SEND_QUEUE_SIZE, DataPath
-from rpma.pool.protocol.address import TargetAddress, is_link_local
+from rpma.pool.protocol.address import is_link_local
 from rpma.pool.protocol.errors import ProtocolError
 from rpma.pool.protocol.wire import ANSWER_ROOM, REQUEST_ROOM
 
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 
 def connect(
-    host: str, session: Session, ticket: bytes, bounce_size: int, timeout: float | None
+    host: str,
+    session: Session,
+    ticket: bytes,
+    bounce_size: int,
+    timeout: float | None,
+    target: str,
 ) -> DataPath:
     """Make the data connection of a session.
 
@@ -31,6 +36,7 @@ def connect(
         ticket: what lets this connection in.
         bounce_size: how many bytes of bounce buffers, in bytes.
         timeout: in seconds.
+        target: how errors name it.
 
     Raises:
         ConnectionEventError: the target does not let it in, or is not there.
@@ -52,13 +58,18 @@ def connect(
                 at = depth * REQUEST_ROOM + number * ANSWER_ROOM
                 request.recv(messages, at, ANSWER_ROOM, wr_id=RECEIVE | number)
             connection = undo.enter_context(request.connect(ticket))
-        connection.wait_established(timeout)
+        try:
+            connection.wait_established(timeout)
+        except (ConnectionEventError, WaitTimeoutError) as error:
+            raise type(error)(
+                f"{target} has let this client in, but the data connection, to port {session.port} "
+                f"of {where}, was not made: {error}"
+            ) from error
         try:
             platform = PeerConfig.from_descriptor(session.peer_config)
         except InvalidArgumentError as error:
             raise ProtocolError(f"the target did not describe its platform: {error}") from None
         connection.apply_remote_peer_config(platform)
-        target = str(TargetAddress(where, session.port))
         path = DataPath(peer, connection, bounce, messages, depth, target)
         undo.pop_all()
     return path

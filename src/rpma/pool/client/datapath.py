@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING
 from rpma._native import ffi, lib
 from rpma.completion import completion_of, fields_of, room_for_one
 from rpma.constants import CompletionFlags, FlushType, WcStatus
-from rpma.errors import ClosedError, RpmaError, completion_error, error_for
+from rpma.errors import (
+    ClosedError,
+    RequestFlushedError,
+    RpmaError,
+    completion_error,
+    error_for,
+)
 from rpma.pool.client.memory import Slot
 from rpma.pool.client.order import Order
 from rpma.pool.client.waiting import Batch, SwapWaiter, Waiter, again
@@ -554,15 +560,22 @@ class DataPath:
         # Whatever the status, the connection is over. A target that dies may take its memory away
         # before the connection: then the first thing to fail is the access to that.
         wc = completion_of(fields)
-        cause = completion_error(wc, "a request to the target")
-        error = TargetLost(f"the connection to {self._target} is lost: {cause}")
+        error = self._lost(completion_error(wc, "a request to the target"))
         if not wc.wr_id & RECEIVE and self.broken is None:
             self.retire(wc.wr_id - 1)
         self._break(error)
 
     def lose(self, cause: Exception) -> None:
         """The connection has ended."""
-        self._break(TargetLost(f"the connection to {self._target} is lost: {cause}"))
+        self._break(self._lost(cause))
+
+    def _lost(self, cause: Exception) -> TargetLost:
+        # Of a request that was not executed any more that is all there is to say.
+        is_flushed = isinstance(cause, RequestFlushedError)
+        why = "the target has ended, or the network to it has" if is_flushed else cause
+        error = TargetLost(f"the connection to {self._target} is lost: {why}")
+        error.__cause__ = cause
+        return error
 
     def interrupted(self) -> None:
         """A signal handler has raised in the middle of something."""

@@ -17,7 +17,7 @@ from rpma.pool.client import dialing, needs
 from rpma.pool.client.datapath import DataPath
 from rpma.pool.client.line import Line
 from rpma.pool.client.order import Order
-from rpma.pool.client.waiting import Waiter, again
+from rpma.pool.client.waiting import Waiter, again, given_up
 from rpma.pool.protocol.address import numeric_host
 from rpma.pool.protocol.channel import Channel
 from rpma.pool.protocol.errors import TargetLost
@@ -120,11 +120,7 @@ class Driver:
                 raise _closed() from None
             # A reply that is not waited for would be taken for that of the next request.
             if self._broken is None:
-                self._broken = (
-                    error
-                    if isinstance(error, TargetLost)
-                    else TargetLost(f"the control channel was given up, connect again: {error!r}")
-                )
+                self._broken = given_up(error)
             raise
 
     def _dial(self, address: TargetAddress, deadline: float | None) -> str:
@@ -154,7 +150,9 @@ class Driver:
         except TimeoutError:
             raise WaitTimeoutError("the target did not take the request in time") from None
         except OSError as error:
-            raise TargetLost(f"the connection to the target is lost: {error}") from error
+            raise TargetLost(
+                f"the connection to the target is lost: {error.strerror or error}"
+            ) from error
 
     def _hears(self, patience: float) -> bool:
         assert self._socket is not None
@@ -171,7 +169,9 @@ class Driver:
             except TimeoutError:
                 raise WaitTimeoutError("the target did not reply in time") from None
             except OSError as error:
-                raise TargetLost(f"the connection to the target is lost: {error}") from error
+                raise TargetLost(
+                    f"the connection to the target is lost: {error.strerror or error}"
+                ) from error
             if not data:
                 raise TargetLost("the target closed the connection")
             self._channel.feed(data)

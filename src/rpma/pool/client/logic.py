@@ -69,14 +69,16 @@ def connect(
     return path
 
 
-def _hello(address: TargetAddress, timeout: float | None) -> Generator[Any, Any, messages.Hello]:
+def _hello(
+    address: TargetAddress, reached: str, timeout: float | None
+) -> Generator[Any, Any, messages.Hello]:
     """The first words of a target; where none come, it is found out what else is there."""
     patience = probing.PATIENCE if timeout is None or timeout > 2 * probing.PATIENCE else None
     try:
         payload = yield Receive(patience)
         if payload is None:
             assert address.port is not None
-            words = yield Run(partial(probing.what_listens, address.host, address.port))
+            words = yield Run(partial(probing.what_listens, reached, address.port))
             if words:
                 raise ProtocolError(words)
             payload = yield Receive()
@@ -102,7 +104,7 @@ def _come_in(
     address: TargetAddress, token: bytes, bounce_size: int, timeout: float | None
 ) -> Generator[Any, Any, DataPath]:
     reached = yield Dial(address)
-    hello = yield from _hello(address, timeout)
+    hello = yield from _hello(address, reached, timeout)
     if hello.version != messages.VERSION:
         raise ProtocolError(
             f"the target speaks version {hello.version} of the protocol, this client "
@@ -124,7 +126,15 @@ def _come_in(
     yield Secure(keys)
     session = reply((yield Receive()), messages.Session)
     path: DataPath = yield Run(
-        partial(data_connection.connect, reached, session, keys.ticket, bounce_size, timeout)
+        partial(
+            data_connection.connect,
+            reached,
+            session,
+            keys.ticket,
+            bounce_size,
+            timeout,
+            str(address),
+        )
     )
     try:
         reply((yield Receive()), messages.Ready)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
+from rpma.pool.protocol.errors import TargetLost
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
@@ -113,6 +115,14 @@ class Batch(Waiter):
     def _give_back(self) -> None:
         slots, self.slots = self.slots, []
         self._home += slots
+
+
+def given_up(error: BaseException) -> TargetLost:
+    """What whoever asks the target next is told, after asking it has ended in this error."""
+    if isinstance(error, TargetLost):
+        return error
+    why = str(error) or type(error).__name__
+    return TargetLost(f"the control channel was given up ({why}): connect again")
 
 
 def again(error: Exception) -> Exception:

@@ -17,11 +17,11 @@ DEFAULT_PORT = 7204
 _HOST = re.compile(
     r"(?:(?P<user>[^@\[\]/:]+)@)?"
     r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<host>[^@\[\]/:\s]+))"
-    r"(?::(?P<port>[0-9]+))?"
+    r"(?::(?P<port>[0-9]{1,9}))?"
 )
 _SHOULD_BE = (
-    "should be [user@]host[:port] or ssh://[user@]host[:port]/directory, an IPv6 address in "
-    "brackets"
+    "is no target: HOST:PORT or USER@HOST:PORT, an IPv6 address in brackets, as in "
+    "db1.example:7204; or ssh://USER@HOST:PORT/DIRECTORY"
 )
 
 
@@ -68,10 +68,13 @@ class TargetAddress:
         # A name that begins like an option must not become one of ssh's.
         if not match or place.startswith("-") or "@-" in place:
             raise InvalidArgumentError(f"target={text!r} {_SHOULD_BE}")
+        host = match["ipv6"] or match["host"]
+        if not _can_be_looked_up(host):
+            raise InvalidArgumentError(f"target={text!r}: {host!r} cannot be a host's name")
         port = default if match["port"] is None else int(match["port"])
         if port is not None and not 0 < port < 1 << 16:
             raise InvalidArgumentError(f"target={text!r}: port {port} must be from 1 to 65535")
-        return cls(match["ipv6"] or match["host"], port, match["user"], directory)
+        return cls(host, port, match["user"], directory)
 
     def __str__(self) -> str:
         """As `parse` takes it."""
@@ -81,6 +84,16 @@ class TargetAddress:
             port = f":{self.port}" if self.port is not None else ""
             return f"ssh://{place}{port}{self.directory}"
         return f"{place}:{self.port}"
+
+
+def _can_be_looked_up(host: str) -> bool:
+    """Whether it can be encoded as who looks for its address does, with labels of a length."""
+    if host.isascii():
+        return all(0 < len(label) < 64 for label in host.removesuffix(".").split("."))
+    try:
+        return bool(host.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def parse_pool(text: str) -> tuple[TargetAddress, str]:

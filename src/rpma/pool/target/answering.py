@@ -37,7 +37,7 @@ class Ended(enum.Enum):
 
     NOT = "it has not ended"
     STOPPED = "it was stopped"
-    DISCONNECTED = "the connection is over"
+    DISCONNECTED = "the client has closed it, or is gone"
     FAILED = "it has failed"
 
     def __str__(self) -> str:

@@ -230,7 +230,8 @@ class Session:
             if requests.done():
                 requests.result()
                 return "it left"
-            return f"its data connection ended: {self._answering.ended}"
+            why = self._answering.failure or self._answering.ended
+            return f"its data connection ended: {why}"
         finally:
             await cancelled(ended, requests)
 

@@ -15,6 +15,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rpma._native import fabric
+from rpma.address import why_not_listen
 from rpma.errors import InvalidArgumentError, RpmaError, WaitTimeoutError
 from rpma.pool.protocol.address import TargetAddress
 from rpma.pool.protocol.errors import TargetError
@@ -53,6 +54,10 @@ COUNTED_WITHIN = 0.2
 """How long the metrics wait for a count of the pools, in seconds."""
 
 DEFAULT_LISTEN = "127.0.0.1:7204"
+
+
+class ListenError(OSError):
+    """A target cannot listen where it was told to."""
 
 
 class Target:
@@ -109,8 +114,10 @@ class Target:
         """
         host, _, port = listen.rpartition(":")
         self._host = TargetAddress.parse(host).host if host else ""
-        if not self._host or not port.isdecimal() or int(port) >= 1 << 16:
-            raise InvalidArgumentError(f"listen={listen!r} should be host:port, [IPv6]:port")
+        if not self._host or not port.isdecimal() or len(port) > 5 or int(port) >= 1 << 16:
+            raise InvalidArgumentError(
+                f"listen={listen!r} should be host:port, [IPv6]:port, with a port from 0 to 65535"
+            )
         self._port = int(port)
         self._tokens = {"": check_token(token)} if token is not None else {}
         for user, secret in (tokens or {}).items():
@@ -165,7 +172,7 @@ class Target:
         """Open the directory, listen, and serve until `close`.
 
         Raises:
-            OSError: it cannot listen there.
+            ListenError: it cannot listen there, which is an OSError.
             TargetError: another target serves the directory.
         """
         if self._thread is not None:
@@ -314,8 +321,8 @@ class Target:
         try:
             listening = listen(self._host, self._port)
         except OSError as error:
-            words = f"cannot listen on {self.address}: {error.strerror or error}"
-            raise OSError(error.errno, words) from None
+            words = f"cannot listen on {self.address}: {why_not_listen(error)}"
+            raise ListenError(error.errno, words) from None
         self._port = listening[0].getsockname()[1]
         servers = [
             await asyncio.start_server(self._come, sock=one, limit=READ_AHEAD) for one in listening
@@ -406,6 +413,6 @@ def _is_loopback(host: str) -> bool:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise InvalidArgumentError(f"listen: {host!r} is not known: {error.strerror}") from None
+        raise InvalidArgumentError(f"listen={host!r}: no such host: {error.strerror}") from None
     addresses = {str(entry[4][0]).partition("%")[0] for entry in found}
     return all(ipaddress.ip_address(address).is_loopback for address in addresses)
