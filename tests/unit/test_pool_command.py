@@ -650,7 +650,7 @@ def test_a_port_that_is_in_use_is_told_with_the_option(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == (
             f"rpma serve: cannot listen on {place}: the port is in use, by another target or "
-            "another program; --listen HOST:PORT names another place\n"
+            "another program; --listen HOST:PORT takes another port\n"
         )
         done = command("serve", tmp_path, "--listen", "127.0.0.1:0", "--metrics", place)
         assert done.returncode == 1

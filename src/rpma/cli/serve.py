@@ -188,7 +188,8 @@ def serve(
         try:
             run(target, drain)
         except ListenError as error:
-            output.fail("serve", f"{error.strerror}; --listen HOST:PORT names another place")
+            what = "address" if error.errno == errno.EADDRNOTAVAIL else "port"
+            output.fail("serve", f"{error.strerror}; --listen HOST:PORT takes another {what}")
 
 
 def token(
@@ -232,14 +233,7 @@ def run(target: Target, drain: float) -> None:
     from rpma.cli.systemd import notify
 
     with Signals() as signals:
-        try:
-            target.start()
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            # Another `rpma serve`, most likely.
-            words = f"{error.strerror}; --listen HOST:PORT takes another port"
-            raise OSError(error.errno, words) from None
+        target.start()
         status = ""
         notify("READY=1", "STATUS=serving")
         while not (names := signals.wait(STATUS_EACH)):
