@@ -20,6 +20,9 @@ check_state(struct call *call, struct object *conn, bool is_receive)
 	int state = atomic_load_explicit(&conn->conn.state, memory_order_relaxed);
 	if (state == CONN_ESTABLISHED || (state == CONN_CONNECTING && is_receive))
 		return;
+	/* Whose message has come is connected; the event may still wait to be looked at. */
+	if (state == CONN_CONNECTING && conn->conn.is_passive && requests_have_received(conn))
+		return;
 	if (state == CONN_CONNECTING)
 		warning(call, conn,
 			"conn, conn#%u, is not established: rpma_conn_next_event() has not told "

@@ -45,6 +45,7 @@ struct requests {
 	struct queue sq, rq;
 	uint32_t signalled; /* in the send queue */
 	uint64_t answered; /* up to this one of the send queue: the peer has, or errors were told */
+	bool has_received; /* a message of the peer's */
 	bool has_warned_sq, has_warned_rq, has_warned_cq, has_warned_unsignalled;
 	/* Of a connection with a shared receive queue, and of that queue: by its qp_num. */
 	uint32_t qp_num;
@@ -464,7 +465,7 @@ sends_of(struct object *owner, const struct ibv_wc *wc)
  * answer, nobody knows here; the benefit of the doubt is the program's.
  */
 static void
-answered(struct call *call, struct requests *requests)
+answered(struct call *call, struct requests *requests, bool by_peer)
 {
 	if (!requests)
 		return;
@@ -483,6 +484,7 @@ answered(struct call *call, struct requests *requests)
 				request->local_number, (unsigned long long)request->wr_id);
 	}
 	requests->answered = queue->posted;
+	requests->has_received |= by_peer;
 	pthread_mutex_unlock(&requests->lock);
 }
 
@@ -493,7 +495,7 @@ account(struct call *call, struct object *cq, const struct ibv_wc *wc)
 	struct object *owner = cq->cq.owner;
 	struct requests *receives = requests_of(owner, true);
 	if (wc->status == IBV_WC_SUCCESS && wc->opcode & IBV_WC_RECV)
-		answered(call, sends_of(owner, wc));
+		answered(call, sends_of(owner, wc), true);
 	if (cq->cq.is_rcq || (wc->status == IBV_WC_SUCCESS && wc->opcode & IBV_WC_RECV))
 		(void)complete(call, receives, true, wc);
 	else if (!complete(call, requests_of(owner, false), false, wc) &&
@@ -519,7 +521,19 @@ requests_none_left(struct call *call, const struct object *cq)
 	struct object *owner = cq->cq.owner;
 	if (!cq->cq.is_rcq && atomic_load(&owner->state) >> 2 == KIND_CONN &&
 	    atomic_load(&owner->conn.state) == CONN_ENDED)
-		answered(call, owner->conn.requests);
+		answered(call, owner->conn.requests, false);
+}
+
+bool
+requests_have_received(const struct object *conn)
+{
+	struct requests *requests = conn->conn.requests;
+	if (!requests)
+		return false;
+	pthread_mutex_lock(&requests->lock);
+	bool has_received = requests->has_received;
+	pthread_mutex_unlock(&requests->lock);
+	return has_received;
 }
 
 void

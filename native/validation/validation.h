@@ -288,6 +288,8 @@ void requests_complete(struct call *call, struct object *cq, const struct ibv_wc
 unsigned requests_using(struct object *owner, const struct object *local);
 /* A CQ was polled, and has no more. */
 void requests_none_left(struct call *call, const struct object *cq);
+/* Whether the program has had a message of the connection's peer. */
+bool requests_have_received(const struct object *conn);
 /* A connection has this number, by which its shared receive queue tells of its messages. */
 void requests_join(struct object *conn, uint32_t qp_num);
 /* The connection's CQs are about to go, with receives of the shared queue that completed there. */

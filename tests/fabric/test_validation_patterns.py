@@ -28,7 +28,12 @@ EXAMPLES = (
     "srq_of_many",
     # and beyond them
     *("srq_with_a_patient_client", "srq_completions_that_go_with_connections"),
-    *("answered_messages", "errors_looked_for_at_the_end"),
+    *(
+        "srq_with_written_answers",
+        "answered_messages",
+        "answer_before_the_event",
+        "errors_looked_for_at_the_end",
+    ),
 )
 
 #: tests/validation/threads.c
@@ -39,8 +44,8 @@ THREADS = (
     "logging",
 )
 
-#: How often threads make short calls: at level 4 each has a line in the log, and an emulated machine
-#: has one processor.
+#: How often threads make short calls: at level 4 each has a line in the log, and an emulated
+#: machine has one processor.
 TIMES = {1: "100000", 4: "300"}
 TIMES_EMULATED = "1000"
 

@@ -870,6 +870,55 @@ srq_completions_that_go_with_connections_client(void)
 	end_messages(&m);
 }
 
+/* Answers that are written, and need no completion: the client's next message says that it has
+ * them. */
+static void
+srq_with_written_answers_server(void)
+{
+	struct shared shared = new_shared(AT_QUEUE, 1);
+	struct messages *m = &shared.m;
+	struct rpma_mr_local *mr = region(m->peer, memory(), RPMA_MR_USAGE_WRITE_SRC);
+	struct rpma_cq *cq;
+	must(rpma_srq_get_rcq(shared.srq, &cq));
+	must(rpma_srq_recv(shared.srq, m->receive_mr, 0, 8, NULL));
+	struct rpma_conn *conn = established(next_request(shared.ep, shared.cfg), NULL, 0);
+	struct rpma_mr_remote *remote = region_from(conn);
+	for (;;) {
+		(void)completed(cq, IBV_WC_RECV);
+		if (*number_at(m->received, 0) == DONE)
+			break;
+		must(rpma_srq_recv(shared.srq, m->receive_mr, 0, 8, NULL));
+		must(rpma_write(conn, remote, 0, mr, 0, PAGE, ON_ERROR, NULL));
+		must(rpma_send(conn, m->send_mr, 0, 8, ON_ERROR, NULL));
+	}
+	must(rpma_conn_disconnect(conn));
+	must(rpma_conn_delete(&conn));
+	must(rpma_mr_remote_delete(&remote));
+	must(rpma_mr_dereg(&mr));
+	end_shared(&shared);
+}
+
+static void
+srq_with_written_answers_client(void)
+{
+	struct messages m = new_messages();
+	struct rpma_mr_local *mr = region(m.peer, memory(), OFFERED);
+	struct offer offer = offer_of(mr, NULL);
+	(void)wait_for_server();
+	struct rpma_conn *conn = established(new_request(m.peer, NULL), &offer, sizeof(offer));
+	for (unsigned i = 0; i < ROUNDS / 2; i++) {
+		must(rpma_recv(conn, m.receive_mr, 0, 8, NULL));
+		must(rpma_send(conn, m.send_mr, 0, 8, ALWAYS, NULL));
+		exchange(conn, one_cq, false);
+	}
+	*number_at(m.sent, 0) = DONE;
+	must(rpma_send(conn, m.send_mr, 0, 8, ALWAYS, NULL));
+	(void)completed(cq_of(conn), IBV_WC_SEND);
+	end_second(&conn);
+	must(rpma_mr_dereg(&mr));
+	end_messages(&m);
+}
+
 /* What was sent may change once the peer has answered, long before a completion tells of it. */
 static void
 answered_messages_server(void)
@@ -907,6 +956,39 @@ answered_messages_client(void)
 		must(rpma_send(conn, m.send_mr, 0, 8, ALWAYS, NULL));
 		exchange(conn, one_cq, false);
 	}
+	end_first(&conn);
+	end_messages(&m);
+}
+
+/* A message that came before the event that the connection is established is answered before, too.
+ */
+static void
+answer_before_the_event_server(void)
+{
+	struct messages m = new_messages();
+	struct rpma_ep *ep = open_for_clients(m.peer, 1);
+	struct rpma_conn_req *req = next_request(ep, NULL);
+	struct rpma_conn *conn;
+	must(rpma_conn_req_recv(req, m.receive_mr, 0, 8, NULL));
+	must(rpma_conn_req_connect(&req, NULL, &conn));
+	(void)completed(cq_of(conn), IBV_WC_RECV);
+	must(rpma_send(conn, m.send_mr, 0, 8, ALWAYS, NULL));
+	(void)completed(cq_of(conn), IBV_WC_SEND);
+	expect_event(conn, RPMA_CONN_ESTABLISHED);
+	end_second(&conn);
+	must(rpma_ep_shutdown(&ep));
+	end_messages(&m);
+}
+
+static void
+answer_before_the_event_client(void)
+{
+	struct messages m = new_messages();
+	(void)wait_for_server();
+	struct rpma_conn *conn = established(new_request(m.peer, NULL), NULL, 0);
+	must(rpma_recv(conn, m.receive_mr, 0, 8, NULL));
+	must(rpma_send(conn, m.send_mr, 0, 8, ALWAYS, NULL));
+	exchange(conn, one_cq, false);
 	end_first(&conn);
 	end_messages(&m);
 }
@@ -966,7 +1048,11 @@ static const struct example {
 	{"srq_completions_that_go_with_connections",
 	 srq_completions_that_go_with_connections_server,
 	 srq_completions_that_go_with_connections_client, 1},
+	{"srq_with_written_answers", srq_with_written_answers_server,
+	 srq_with_written_answers_client, 1},
 	{"answered_messages", answered_messages_server, answered_messages_client, 1},
+	{"answer_before_the_event", answer_before_the_event_server, answer_before_the_event_client,
+	 1},
 	{"errors_looked_for_at_the_end", offering_server, errors_looked_for_at_the_end_client, 1},
 };
 
