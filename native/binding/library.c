@@ -5,9 +5,12 @@
 #include <dlfcn.h>
 #include <rdma/rdma_cma.h>
 
-/* Only the debug build exports these two; librpma(7) describes them. */
+/* No release of librpma exports these two, which librpma(7) describes. */
 extern const char *rpma_check_version(unsigned major, unsigned minor) __attribute__((weak));
 extern const char *rpma_errormsg(void) __attribute__((weak));
+
+/* Which rpma's own normal build exports, and the debug build does not. */
+extern const char rpma_is_normal_build __attribute__((weak));
 
 static const char *
 path_of(void *symbol)
@@ -38,6 +41,12 @@ bool
 rpmapy_has_check_version(void)
 {
 	return rpma_check_version != NULL;
+}
+
+bool
+rpmapy_is_debug_build(void)
+{
+	return rpma_check_version && rpma_errormsg && !&rpma_is_normal_build;
 }
 
 bool

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * normal.c -- the normal librpma.so.0, which does the work. It is found as the dynamic linker
- * would find it if this library were not there; RPMA_DEBUG_LIBRARY names another one.
+ * would find it if this library were not there, and rpma's own otherwise; RPMA_LIBRARY chooses as
+ * it does for programs in Python, and RPMA_DEBUG_LIBRARY names another one.
  */
 #include "validation.h"
 
@@ -25,17 +26,23 @@ static char path[PATH_MAX];
 static struct stat self;
 static void *library;
 
+static bool
+is_self(const char *file)
+{
+	struct stat found;
+	return !stat(file, &found) && found.st_dev == self.st_dev && found.st_ino == self.st_ino;
+}
+
 /* A library that is neither this one nor another copy of it. */
 static bool
 try_library(const char *file, void **handle)
 {
-	struct stat found;
-	if (stat(file, &found) || (found.st_dev == self.st_dev && found.st_ino == self.st_ino))
+	if (is_self(file))
 		return false;
 	*handle = dlopen(file, RTLD_NOW | RTLD_LOCAL);
 	if (!*handle)
 		return false;
-	if (dlsym(*handle, "rpma_errormsg")) {
+	if (dlsym(*handle, "rpma_errormsg") && !dlsym(*handle, "rpma_is_normal_build")) {
 		(void)dlclose(*handle);
 		return false;
 	}
@@ -149,6 +156,34 @@ try_linker_folders(const char *self_path, void **handle)
 	return found;
 }
 
+/* rpma's own is beside the folder of this one. */
+static bool
+try_bundled(const char *self_path, void **handle)
+{
+	char folder[PATH_MAX];
+	const char *slash = strrchr(self_path, '/');
+	int length = slash ? (int)(slash - self_path) : 0;
+	int written = snprintf(folder, sizeof(folder), "%.*s/../librpma", length, self_path);
+	return slash && written < (int)sizeof(folder) &&
+	       try_folder(folder, (size_t)written, handle);
+}
+
+/* What LD_LIBRARY_PATH leads to comes first, then what RPMA_LIBRARY says. */
+static bool
+find(const char *self_path, void **handle)
+{
+	const char *choice = secure_getenv("RPMA_LIBRARY");
+	if (try_library_path(handle))
+		return true;
+	if (choice && strchr(choice, '/') && !is_self(choice))
+		return try_library(choice, handle);
+	bool is_bundled = choice && !strcmp(choice, "bundled");
+	bool is_system = choice && !strcmp(choice, "system");
+	if (!is_bundled && (try_cache(handle) || try_linker_folders(self_path, handle)))
+		return true;
+	return !is_system && try_bundled(self_path, handle);
+}
+
 static void give_up(const char *what, const char *why) __attribute__((noreturn));
 
 static void
@@ -174,9 +209,7 @@ normal_load(void)
 			give_up("RPMA_DEBUG_LIBRARY is not a normal librpma.so.0: ",
 				why ? why : named);
 		}
-	} else if (!try_library_path(&handle) && !try_cache(&handle) &&
-		   !try_linker_folders(me.dli_fname, &handle) &&
-		   !try_folder(NORMAL_FOLDER, strlen(NORMAL_FOLDER), &handle)) {
+	} else if (!find(me.dli_fname, &handle)) {
 		give_up("the normal " SONAME " was not found", "");
 	}
 	normal_path = path;

@@ -71,15 +71,15 @@ def devices(folder: str = DEVICES) -> list[str]:
         return []
 
 
-def is_ibverbs_loaded(maps: str = "/proc/self/maps") -> bool:
-    """Whether this process has a libibverbs.so.1 already: the dynamic linker takes no second one.
+def is_loaded(library: str, maps: str = "/proc/self/maps") -> bool:
+    """Whether this process has a library of that name already: the dynamic linker takes no second.
 
     By the names of the files that are mapped. dlopen() with RTLD_NOLOAD would know too, but it
     leaves no message for what is not loaded, and cffi 2.1 crashes on that.
     """
     try:
         with open(maps, "rb") as lines:
-            return b"/libibverbs.so.1" in lines.read()
+            return f"/{library}".encode() in lines.read()
     except OSError:  # no /proc: then what is loaded shows in `settle`
         return False
 

@@ -3,8 +3,9 @@
 
 Exports `lib`, the C functions and constants of native/binding/decl/, and `ffi`. The extension is
 linked with -lrpma, so that the dynamic linker picks the normal or the debug build of librpma, as
-LD_LIBRARY_PATH says. Where the soft RNIC is to be the device (`_fabric`), its libibverbs and
-librdmacm are loaded first: librpma binds to them by their names.
+LD_LIBRARY_PATH says; where nothing leads to one, rpma's own is loaded first (`_library`). Where the
+soft RNIC is to be the device (`_fabric`), its libibverbs and librdmacm are loaded before: librpma
+binds to them by their names.
 """
 
 import os
@@ -12,7 +13,7 @@ from typing import Any
 
 from _cffi_backend import FFI
 
-from rpma import _fabric
+from rpma import _fabric, _library
 from rpma._packages import LIBRARIES, how_to_install
 
 
@@ -60,7 +61,7 @@ def _load_soft() -> list[Any]:
 _choice = _fabric.wanted(os.environ)
 _plan = _fabric.plan(
     _choice,
-    loaded=_fabric.is_ibverbs_loaded(),
+    loaded=_fabric.is_loaded(_fabric.SOFT_LIBRARIES[0]),
     found=_fabric.devices(),
     installed=_fabric.has_soft(),
 )
@@ -71,6 +72,27 @@ if _plan.load_soft:
         if _choice == "soft":
             raise ImportError(f"the soft RNIC does not load: {error}", name="rpma") from error
         _plan = _fabric.Plan(False, f"{_plan.reason}, and the soft RNIC does not load: {error}")
+
+
+def _load_librpma(path: str) -> Any:
+    """Load a librpma, which the dynamic linker then finds; what is returned keeps it loaded."""
+    try:
+        return FFI().dlopen(path, os.RTLD_NOW)
+    except OSError as error:
+        raise ImportError(f"{path} does not load: {error}", name="rpma") from error
+
+
+library_choice = _library.choose(os.environ, loaded=_fabric.is_loaded(_library.SONAME))
+"""Which librpma, and why."""
+if library_choice.load is not None:
+    _loaded_librpma = _load_librpma(library_choice.load)
+elif library_choice.or_bundled:
+    try:
+        _loaded_librpma = FFI().dlopen(_library.SONAME, os.RTLD_NOW)
+    except OSError as error:
+        if f"{_library.SONAME}: cannot open shared object file" in str(error):
+            _loaded_librpma = _load_librpma(_library.BUNDLED)
+            library_choice = library_choice._replace(reason="the system has none")
 
 try:
     from rpma import _librpma

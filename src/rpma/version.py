@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from rpma._native import lib, text
+from rpma._library import is_bundled
+from rpma._native import lib, library_choice, text
 from rpma.errors import InvalidArgumentError, VersionError
 
 _INTERFACE = (1, 3)
@@ -61,7 +62,9 @@ class Library(NamedTuple):
         path: the file it was loaded from.
         api_version: the newest API version that it supports, (major, minor).
         is_debug: whether it is the debug build that librpma(7) describes.
-        features: what it exports beyond the normal build: "check_version", "errormsg".
+        is_bundled: whether it is rpma's own.
+        reason: why it is this one; RPMA_LIBRARY chooses.
+        features: what it exports of librpma(7) that no release did: "check_version", "errormsg".
         ibverbs_path: the libibverbs below it.
         rdmacm_path: the librdmacm below it.
     """
@@ -69,6 +72,8 @@ class Library(NamedTuple):
     path: str
     api_version: tuple[int, int]
     is_debug: bool
+    is_bundled: bool
+    reason: str
     features: frozenset[str]
     ibverbs_path: str
     rdmacm_path: str
@@ -79,10 +84,13 @@ def _library() -> Library:
         "check_version": lib.rpmapy_has_check_version(),
         "errormsg": lib.rpmapy_has_errormsg(),
     }
+    path = os.path.realpath(text(lib.rpmapy_library_path()))
     return Library(
-        path=os.path.realpath(text(lib.rpmapy_library_path())),
+        path=path,
         api_version=_api_version(),
-        is_debug=all(exports.values()),
+        is_debug=lib.rpmapy_is_debug_build(),
+        is_bundled=is_bundled(path),
+        reason=library_choice.reason,
         features=frozenset(name for name, exported in exports.items() if exported),
         ibverbs_path=os.path.realpath(text(lib.rpmapy_ibverbs_path())),
         rdmacm_path=os.path.realpath(text(lib.rpmapy_rdmacm_path())),

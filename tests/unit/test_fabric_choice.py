@@ -113,11 +113,11 @@ def test_a_loaded_libibverbs_is_seen_by_its_name(tmp_path: Path) -> None:
     # A wheel's own copy, which has another name, is none that librpma would bind to.
     lines.append("7f04-7f05 r-xp 0 fe:00 2  /site-packages/x.libs/libibverbs-1a2b.so.1.14.44.0")
     maps.write_text("\n".join(lines))
-    assert not _fabric.is_ibverbs_loaded(str(maps))
+    assert not _fabric.is_loaded("libibverbs.so.1", str(maps))
     lines.append("7f06-7f07 r-xp 0 fe:00 3  /usr/lib/libibverbs.so.1.14.44.0")
     maps.write_text("\n".join(lines))
-    assert _fabric.is_ibverbs_loaded(str(maps))
-    assert not _fabric.is_ibverbs_loaded(str(tmp_path / "none"))
+    assert _fabric.is_loaded("libibverbs.so.1", str(maps))
+    assert not _fabric.is_loaded("libibverbs.so.1", str(tmp_path / "none"))
 
 
 THEIRS = ("/usr/lib/libibverbs.so.1", "/usr/lib/librdmacm.so.1")

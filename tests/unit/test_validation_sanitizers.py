@@ -34,7 +34,7 @@ def sanitized(
     must(sys.executable, SOURCES / "generate.py", SOURCES / "interface.txt", *generated)
     must(
         *("gcc", "-shared", "-fPIC", *OPTIONS, "-O1", *options, "-fvisibility=hidden"),
-        *(f"-I{made}", f"-I{SOURCES}", '-DRPMA_DEBUG_VERSION="test"', '-DNORMAL_FOLDER="/usr/lib"'),
+        *(f"-I{made}", f"-I{SOURCES}", '-DRPMA_DEBUG_VERSION="test"'),
         *(
             *sorted(SOURCES.glob("*.c")),
             SOURCES.parent / "common/default_log.c",

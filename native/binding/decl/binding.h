@@ -50,6 +50,7 @@ const char *rpmapy_ibverbs_path(void);
 const char *rpmapy_rdmacm_path(void);
 bool rpmapy_has_check_version(void);
 bool rpmapy_has_errormsg(void);
+bool rpmapy_is_debug_build(void);
 const char *rpmapy_check_version(unsigned major, unsigned minor);
 const char *rpmapy_err_2str(int code);
 const char *rpmapy_conn_event_2str(int event);

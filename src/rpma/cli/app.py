@@ -24,7 +24,7 @@ from rpma.cli.common import AsJson, TokenFile, failing
 from rpma.cli.machine import Machine
 from rpma.cli.trace import trace
 
-WITHOUT_RPMA = ("debug-path", "doctor", "soft-path", "trace")
+WITHOUT_RPMA = ("config", "debug-path", "doctor", "soft-path", "trace")
 """The commands that do without `import rpma`."""
 
 
@@ -101,6 +101,7 @@ def version() -> None:
     table.add_row("librpma", library.path)
     table.add_row("API version", ".".join(map(str, library.api_version)))
     table.add_row("build", "debug" if library.is_debug else "normal")
+    table.add_row("because", library.reason)
     table.add_row("libibverbs", library.ibverbs_path)
     table.add_row("librdmacm", library.rdmacm_path)
     table.add_row("devices", ", ".join(rpma.devices()) or "none")
@@ -165,6 +166,32 @@ def debug_path() -> None:
     except ImportError as error:
         output.fail("", str(error))
     print(*[folder, *([_fabric.SOFT_FOLDER] if plan.load_soft else [])], sep=":")
+
+
+@app.command(cls=Command)
+def config(
+    cflags: Annotated[bool, typer.Option("--cflags", help="The compiler's options.")] = False,
+    libs: Annotated[bool, typer.Option("--libs", help="The linker's options.")] = False,
+    library_path: Annotated[
+        bool, typer.Option("--library-path", help="The folder, for LD_LIBRARY_PATH.")
+    ] = False,
+) -> None:
+    """Print how to build C with rpma's own librpma: cc program.c $(rpma config --cflags --libs).
+
+    The program runs with whatever librpma the dynamic linker finds: LD_LIBRARY_PATH=$(rpma config
+    --library-path) takes rpma's own, $(rpma debug-path) its debug build.
+    """
+    from rpma.cli import config as own
+
+    lacking = own.missing()
+    if lacking is not None:
+        output.fail(
+            "",
+            f"this rpma was installed without a librpma: there is no {lacking}. Install rpma again",
+        )
+    if library_path == (cflags or libs):
+        output.fail("config", "give --cflags, --libs or both, or --library-path alone")
+    print(own.LIBRARY if library_path else own.flags(cflags=cflags, libs=libs))
 
 
 @app.command(cls=Command)

@@ -26,7 +26,9 @@ def gather(machine: Machine) -> Facts:
         "fabric": {"name": rpma.fabric.name, "reason": rpma.fabric.reason},
         "libraries": {
             "librpma": {
-                **_library(library.path),
+                "path": library.path,
+                "package": "rpma's own" if library.is_bundled else package_of(library.path),
+                "reason": library.reason,
                 "api_version": ".".join(map(str, library.api_version)),
                 "build": "debug" if library.is_debug else "normal",
             },
@@ -103,6 +105,7 @@ def table(facts: Facts) -> Table:
         shown.add_row(name, f"{library['path']}{package}")
     librpma = facts["libraries"]["librpma"]
     shown.add_row("  API version", f"{librpma['api_version']}, {librpma['build']} build")
+    shown.add_row("  because", librpma["reason"])
     shown.add_row("Linux", facts["kernel"])
     shown.add_row("Python", facts["python"])
     return shown
