@@ -77,7 +77,9 @@ class Fabric:
 
 
 def librpma() -> str:
-    """The installed librpma: its Debian package and version, or that there is none."""
+    """The librpma in use: the system's Debian package and version, or rpma's own."""
+    if os.environ.get("RPMA_LIBRARY") == "bundled":
+        return "rpma's own librpma"
     if shutil.which("dpkg-query"):
         done = subprocess.run(
             ["dpkg-query", "-W", "-f=${Package} ${Version}", "librpma0"],

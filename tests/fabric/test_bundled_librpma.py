@@ -1,0 +1,50 @@
+"""rpma's own librpma does what the system's does: the same tests over both."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rpma
+from fabrics.fabric import Fabric
+from rpma._library import VARIABLE
+
+pytestmark = pytest.mark.fabric
+
+SUITE = Path(__file__).parent
+#: What is all about librpma's objects; the rest is of pools and commands, which an emulated
+#: processor takes too long for.
+OBJECTS = [
+    SUITE / f"test_{name}.py"
+    for name in (
+        *("bad_requests", "completions", "connecting", "device", "examples", "failures"),
+        *("lifetime", "signals", "srq", "transfers", "verbs_client"),
+    )
+]
+#: Programs that know nothing of rpma, and what chooses a librpma itself.
+WITHOUT = [f"--ignore={SUITE / f'test_{name}.py'}" for name in ("programs", "validation")]
+
+
+@pytest.mark.timeout(1800)
+def test_the_fabric_suite_passes_over_rpmas_own_librpma(fabric: Fabric) -> None:
+    if rpma.library.is_bundled:
+        pytest.skip("this run is over it already")
+    is_soft = fabric.name == "soft"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider"),
+            f"--fabric={'soft' if is_soft else 'native'}",
+            *([SUITE, *WITHOUT, f"--ignore={__file__}"] if is_soft else OBJECTS),
+        ],
+        env=os.environ | {VARIABLE: "bundled", "PYTHONFAULTHANDLER": "1"},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=1700,
+    )
+    assert done.returncode == 0, done.stdout[-12000:] + done.stderr[-6000:]
+    assert "rpma's own librpma" in done.stdout  # what the run says of itself at its end
