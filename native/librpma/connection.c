@@ -213,7 +213,8 @@ rpma_conn_wait(struct rpma_conn *conn, int flags, struct rpma_cq **cq, bool *is_
 {
 	struct ibv_cq *found;
 	void *context;
-	(void)flags; /* there is one way to wait: RPMA_W_WAIT_FOR_COMPLETION, or 0, as programs say */
+	(void)flags; /* there is one way to wait: RPMA_W_WAIT_FOR_COMPLETION, or 0, as programs say
+		      */
 	if (!conn || !cq)
 		return invalid("conn and cq must not be NULL");
 	if (!conn->queues.channel)
