@@ -51,9 +51,10 @@ def _become(texts: list[bytes], files: list[int]) -> NoReturn:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.stdin = os.fdopen(0, "r", closefd=False)
-        sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        encoding = os.environ.get("PYTHONIOENCODING")
+        sys.stdin = os.fdopen(0, "r", encoding=encoding, closefd=False)
+        sys.stdout = os.fdopen(1, "w", buffering=1, encoding=encoding, closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, encoding=encoding, closefd=False)
         code = _run()
     except BaseException:
         traceback.print_exc()

@@ -37,6 +37,36 @@ def test_a_file_survives_the_death_of_its_target(size: int, fabric: Fabric, tmp_
     assert "SIGKILL" in done.stdout
 
 
+def test_a_file_that_tells_a_wrong_size_and_has_an_awkward_name(
+    fabric: Fabric, tmp_path: Path
+) -> None:
+    link, data = tmp_path / "[red] \x1b[31m", Path("/proc/version").read_bytes()
+    link.symlink_to("/proc/version")
+    done = subprocess.run(
+        [*rpma_command(fabric), "demo", str(link)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=fabric.environment | {"COLUMNS": "100"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("[red] \\x1b[31m: the digests match")
+    assert done.stdout.count(hashlib.sha256(data).hexdigest()) == 3
+
+
+def test_a_file_that_tells_no_size(fabric: Fabric) -> None:
+    done = subprocess.run(
+        [*rpma_command(fabric), "demo", "/dev/stdin"],
+        input="something",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=fabric.environment,
+    )
+    assert done.returncode == 1
+    assert "rpma demo: /dev/stdin does not say how long it is" in " ".join(done.stderr.split())
+
+
 def test_two_at_once_take_ports_that_are_free(fabric: Fabric, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(pattern(1000, 1))

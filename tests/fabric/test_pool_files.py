@@ -281,6 +281,9 @@ def test_output_that_cannot_be_written(target: Served, long_name: str, tmp_path:
         ):
             _, errors = command.communicate(timeout=LIMIT)
         assert (command.returncode, errors) == (1, FULL), arguments
+    bench = commands(target, long_name, tmp_path)[-1][:-1]
+    _, errors = target.run(*bench, "/dev/full", code=1)
+    assert errors == "rpma bench: /dev/full: No space left on device\n"
     with open("/dev/full", "wb") as full:
         get = spawn(target, "get", f"{target.target}/{long_name}", "-", stdout=full, stderr=-1)
         with get:

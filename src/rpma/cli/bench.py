@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from rpma.cli import interrupts, output
-from rpma.cli.common import TokenFile, failing, flag, size_of, target_at
+from rpma.cli.common import TokenFile, failing, flag, naming, size_of, target_at
 
 DEFAULT_SIZES = "8,64,4KiB,64KiB,1MiB"
 
@@ -75,7 +75,8 @@ def bench(
         if as_json is not None:
             _write_json(result, None if to_stdout else as_json)
         if png is not None:
-            report.draw(result, png)
+            with naming(png):
+                report.draw(result, png)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"bench": bench}
@@ -108,4 +109,5 @@ def _write_json(result: dict[str, Any], file: Path | None) -> None:
     if file is None:
         output.print_json(result)
     else:
-        file.write_text(json.dumps(result, indent=2) + "\n")
+        with naming(file):
+            file.write_text(json.dumps(result, indent=2) + "\n")

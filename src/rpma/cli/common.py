@@ -51,6 +51,18 @@ def words_of(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Errors of the system that do not say of which file they are say that they are of this one."""
+    try:
+        yield
+    except OSError as error:
+        is_systems = error.strerror and type(error).__str__ is OSError.__str__
+        if is_systems and error.filename is None:
+            error.filename = "the standard input or output" if str(file) == "-" else str(file)
+        raise
+
+
+@contextlib.contextmanager
 def failing(command: str) -> Iterator[None]:
     """Whatever goes wrong ends the command with one clear line."""
     from rpma import RpmaError

@@ -21,10 +21,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 import rpma
-from rpma.cli import interrupts
+from rpma._streams import read_fully
+from rpma.cli import interrupts, output
 from rpma.cli.machine import Machine
+from rpma.cli.transfer import Source, source_of
 from rpma.pool import Client, Target
 from rpma.pool.target.header import DATA_OFFSET
 
@@ -97,12 +100,17 @@ def run(file: Path, address: str | None, port: int = 0) -> Story:
     """
     if address is None:
         address = default_address()
-    story = Story(file, file.stat().st_size, address=address)
     token = secrets.token_bytes(32)
-    with tempfile.TemporaryDirectory(prefix="rpma-demo-") as directory:
+    with (
+        source_of(file) as source,
+        tempfile.TemporaryDirectory(prefix="rpma-demo-") as directory,
+    ):
+        if source.size is None:
+            raise OSError(f"{file} does not say how long it is: take a regular file")
+        story = Story(file, source.size, address=address)
         with _serving(directory, address, port, token) as (target, at):
             story.steps.append(("serve", f"a target, process {target.pid}, on 127.0.0.1:{at}"))
-            _put(story, at, token)
+            _put(story, source, at, token)
             assert target.pid is not None
             os.kill(target.pid, signal.SIGKILL)
             target.join(CONNECT_TIMEOUT)
@@ -168,14 +176,13 @@ def _serve(directory: str, address: str, port: int, token: bytes, pipe: Pipe) ->
     target.close()
 
 
-def _put(story: Story, port: int, token: bytes) -> None:
+def _put(story: Story, source: Source, port: int, token: bytes) -> None:
     """Create the pool in the file's size, write the file into it, have it persisted and noted."""
     size = max(story.size, 1)  # a pool has at least a byte
     digest = hashlib.sha256()
     with (
         Client(f"127.0.0.1:{port}", token=token, timeout=CONNECT_TIMEOUT) as client,
         client.create_pool(POOL, size, incomplete=True) as pool,
-        story.file.open("rb", buffering=0) as stream,
     ):
         story.device = client.device
         story.persistency = pool.persistency.value
@@ -183,12 +190,13 @@ def _put(story: Story, port: int, token: bytes) -> None:
         began, at = time.perf_counter(), 0
         staging = memoryview(bytearray(min(STAGING_SIZE, size)))
         while at < story.size:
-            count = stream.readinto(staging[: story.size - at])
+            count = read_fully(source.stream, staging[: story.size - at])
             if not count:
                 raise OSError("the file became shorter while it was read")
             digest.update(staging[:count])
             pool.write(at, staging[:count])
             at += count
+        source.check_unchanged()
         pool.commit(story.size)
         story.put_seconds = time.perf_counter() - began
         story.steps.append(("put", f"{_rate(story.size, story.put_seconds)}, durable on return"))
@@ -233,9 +241,13 @@ def _rate(size: int, seconds: float) -> str:
 
 def table(story: Story) -> Table:
     """The story as a table."""
-    verdict = "[green]the digests match[/]" if story.matches else "[red]THE DIGESTS DIFFER[/]"
+    title = Text(f"{output.printable(story.file.name)}: ")
+    if story.matches:
+        title.append("the digests match", style="green")
+    else:
+        title.append("THE DIGESTS DIFFER", style="red")
     shown = Table(
-        title=f"{story.file.name}: {verdict}",
+        title=title,
         title_justify="left",
         title_style="bold",
         show_header=False,

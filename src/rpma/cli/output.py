@@ -208,7 +208,7 @@ def show(*parts: RenderableType, whole: bool = False) -> None:
         whole: whether none of their lines may be broken; the terminal does that, if need be.
     """
     for part in parts:
-        console = Console(highlight=False)
+        console = Console(highlight=False, markup=False)  # what is in brackets is no style
         if whole or not (console.is_terminal or os.environ.get("COLUMNS")):
             widest = Measurement.get(console, console.options.update(max_width=WIDEST), part)
             least = console.width if console.is_terminal else 1

@@ -22,6 +22,7 @@ from rpma.cli.common import (
     TokenFile,
     failing,
     flag,
+    naming,
     pool_at,
     size_of,
     target_at,
@@ -141,7 +142,7 @@ def put(
         began = time.monotonic()
         with (
             _noting(state) as problems,
-            transfer.naming(file),
+            naming(file),
             client_of(address, token_file) as client,
             _bar(name, length) as moved,
         ):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rpma.cli.common import naming
 from rpma.pool.protocol.errors import AuthenticationError
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def write(line: str, path: Path) -> None:
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
+        with naming(path), os.fdopen(fd, "w", encoding="utf-8") as file:
             file.write(f"{line}\n")
             file.flush()
             os.fsync(file.fileno())

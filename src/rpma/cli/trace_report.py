@@ -151,9 +151,11 @@ def _header(summary: Summary, files: Readers) -> Table:
     for key, what in (("foreign", "not the log's"), ("damaged", "damaged or cut off")):
         if count := sum(getattr(reader, key) for _, reader in files):
             lines = "1 line is" if count == 1 else f"{count} lines are"
-            shown.add_row("", f"[yellow]{lines} {what}[/]")
+            shown.add_row("", Text(f"{lines} {what}", style="yellow"))
     if summary.left_out:
-        shown.add_row("", f"[yellow]{summary.left_out} times there was too much to keep it[/]")
+        shown.add_row(
+            "", Text(f"{summary.left_out} times there was too much to keep it", style="yellow")
+        )
     first, last = (_utc(time)[:23].replace("T", " ") for time in (summary.first, summary.last))
     last = last.removeprefix(first[:11])
     shown.add_row("time", f"{first} to {last} UTC: {brief(summary.last - summary.first)}")

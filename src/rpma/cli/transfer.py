@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 
 from rpma._streams import flush_fully, read_fully
 from rpma.cli import output
-from rpma.errors import RpmaError
+from rpma.cli.common import naming
 from rpma.pool.client.client import Client
 from rpma.pool.client.pool import Pool
 from rpma.pool.protocol.messages import PoolInfo
@@ -360,17 +360,6 @@ def _take_after(fd: int, final: Path, old: os.stat_result) -> None:
             if name.startswith("user.") or name in KEPT_ATTRIBUTES:
                 with contextlib.suppress(OSError):
                     os.setxattr(fd, name, os.getxattr(final, name))
-
-
-@contextlib.contextmanager
-def naming(file: Path) -> Iterator[None]:
-    """Errors of the system that do not say of which file they are say that they are of this one."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None and error.strerror and not isinstance(error, RpmaError):
-            error.filename = "the standard input or output" if str(file) == "-" else str(file)
-        raise
 
 
 def _sync_folder(folder: Path) -> None:
