@@ -328,11 +328,13 @@ def test_3_every_function_is_logged_with_arguments_result_and_duration(
 
 
 def test_4_descriptors_completions_and_the_occupancy_of_queues_are_logged(
-    sound: Callable[..., Done],
+    sound: Callable[..., Done], peer: rpma.Peer
 ) -> None:
     log = sound(level=4).log()
     rest = {kind: [x["rest"] for x in log if x["kind"] == kind] for kind in ("wc", "queue")}
     assert any("status=SUCCESS opcode=RECV byte_len=8 imm=0x7" in line for line in rest["wc"])
+    flush = "FLUSH" if has_native_flush(peer) else "RDMA_READ"
+    assert any(f"wr_id=0x3 status=SUCCESS opcode={flush} " in line for line in rest["wc"])
     assert "conn#1 sq=3/10 rq=0/10 cq=1/10" in rest["queue"]
     assert any(x["kind"] == "descriptor" and "mr_local#2 " in x["rest"] for x in log)
     assert any(x["kind"] == "enter" and "rpma_conn_next_event(" in x["rest"] for x in log)
