@@ -36,6 +36,8 @@ PLACES = {
     "ci": "the source tree, on a machine with root and apt",
 }
 
+LANGUAGES = ("console", "python", "text")
+
 FENCE = re.compile(r"^ *```(.*)$")
 PROMPT = re.compile(r"^([$#]) (.*)$")
 LOOSE = re.compile(r"^(?: {4,}|\t)(?:[$#>]|>>>) ")
@@ -60,6 +62,36 @@ class Block:
     def place(self) -> str:
         """Where it runs; nothing, if it does not, or is a part of a program."""
         return self.attributes.get("on", "")
+
+    @property
+    def fault(self) -> str:
+        """Why nobody can tell where it runs; nothing, if all is well."""
+        keys = list(self.attributes)
+        if not self.language:
+            return "it says no language"
+        if self.language not in LANGUAGES:
+            return f"its language is {self.language!r}"
+        if self.language == "text":
+            if keys:
+                return "text runs nowhere"
+            return "it has commands, and is said to be text" if self.commands() else ""
+        if not keys:
+            return "it does not say where it runs"
+        if len(keys) > 1:
+            return "it says where it runs in two ways"
+        (key, value) = next(iter(self.attributes.items()))
+        if key not in ("on", "title", "untested"):
+            return f"{key} is no attribute"
+        if not value:
+            return f"{key} has no value"
+        if key == "on" and value not in PLACES:
+            return f"there is no place {value!r}"
+        if self.language == "console":
+            if key == "title":
+                return "a console is no program"
+            if not self.commands():
+                return "no line of it begins with $ or #"
+        return ""
 
     def commands(self) -> list[Command]:
         """The commands of a console, with what they are said to print."""
@@ -100,7 +132,7 @@ def blocks(page: Path | None = None) -> list[Block]:
 
 def loose_commands(page: Path) -> list[str]:
     """Commands that stand in a page without a fence, where nothing would run them."""
-    name, inside, found = page.relative_to(ROOT), False, []
+    name, inside, found = _name(page), False, []
     for number, line in enumerate(page.read_text().splitlines(), 1):
         if FENCE.match(line):
             inside = not inside
@@ -119,10 +151,14 @@ def _blocks(page: Path) -> Iterator[Block]:
             language, *words = shlex.split(info) or [""]
             attributes = dict(word.partition("=")[::2] for word in words)
             text = "\n".join(lines) + "\n"
-            yield Block(str(page.relative_to(ROOT)), start, language, attributes, text)
+            yield Block(_name(page), start, language, attributes, text)
             start = 0
         elif start:
             lines.append(line)
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT)) if page.is_relative_to(ROOT) else page.name
 
 
 def wait_for_port(port: str) -> None:

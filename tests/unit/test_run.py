@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 120
+LIMIT = 600
 
 PYPROJECT = """
 [build-system]
