@@ -209,7 +209,7 @@ def lacking(root: Path, _check: bool) -> None:
         by["#"].type("apt-get install python3-venv")
         by["$"].type("python3 -m venv ~/rpma")
         said = by["$"].type("~/rpma/bin/pip install .", None)
-        lacks = "pkg-config, librpma, libibverbs, librdmacm, a C compiler"
+        lacks = "pkg-config, libibverbs, librdmacm, a C compiler"
         if f"this machine lacks: {lacks}. As root," not in said:
             raise FirstHourError(f"pip should have named {lacks}:\n{said}")
         (command,) = re.findall(r"on Debian and Ubuntu:\s*(apt-get install .*)", said)

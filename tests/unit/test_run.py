@@ -221,6 +221,9 @@ def test_without_apt_it_names_what_other_systems_call_it(tree: Tree) -> None:
         ["./run", "demo"], cwd=tree.folder, env={"PATH": str(few)}, capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert "Fedora:   dnf install python3-devel gcc pkgconf-pkg-config librpma-devel" in done.stderr
-    assert "openSUSE: zypper install python3-devel gcc pkg-config librpma-devel" in done.stderr
+    assert (
+        "Fedora:   dnf install python3-devel gcc pkgconf-pkg-config rdma-core-devel\n"
+        in done.stderr
+    )
+    assert "openSUSE: zypper install python3-devel gcc pkg-config rdma-core-devel\n" in done.stderr
     assert "python3 -m venv .venv" in done.stderr
