@@ -632,6 +632,7 @@ def test_wrong_usage(arguments: list[str]) -> None:
         (["create", f"{NOWHERE}/pool", "12q"], "'12q' is not a size"),
         (["bench", NOWHERE, "--sizes", "0"], "0 bytes cannot be measured: from 1 to 1GiB"),
         (["serve", "/", "--listen", "host.invalid:1"], "--listen 'host.invalid': no such host"),
+        (["serve"], "a target needs a directory, or --dram for pools in DRAM"),
         (["serve", "/", "--listen", "127.0.0.1:" + "9" * 5000], "with a port from 0 to 65535"),
     ],
 )

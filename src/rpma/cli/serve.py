@@ -403,4 +403,4 @@ def _as_options(words: str) -> str:
     """The target's words about its arguments, for those who gave options."""
     if "without a token" in words:
         words = words.replace("give it one", "give it one with --token-file")
-    return re.sub(r"\b(listen|dram|data_ports|rdma_address)=", r"--\1 ", words)
+    return re.sub(r"\b(listen|dram|data_ports|rdma_address)= ?", r"--\1 ", words)

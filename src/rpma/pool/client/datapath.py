@@ -103,7 +103,11 @@ _REFUSALS: dict[int, tuple[type[PoolError], str]] = {
         PoolAccessError,
         "the target does not let this range be persisted: is it open for reading?",
     ),
-    2: (StorageError, "the target's storage failed: what was written since may be lost"),
+    2: (
+        StorageError,
+        "the target's storage failed: what was written since the last persist may be lost; the "
+        "target's log says why",
+    ),
     3: (NotDurableError, "the pool is in DRAM: nothing can make it durable"),
 }
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shlex
 import subprocess
@@ -34,6 +35,8 @@ COMMAND_VARIABLE = "RPMA_SSH_TARGET_COMMAND"
 """The command on the target node; ``rpma`` where it is not set."""
 
 _MOST_SAID = 64 << 10
+_BOX = re.compile("[\u2500-\u257f]+")
+_USAGE = re.compile(r"Usage: rpma |Try 'rpma ")
 _END_TIMEOUT = 10.0
 
 
@@ -75,7 +78,9 @@ class SshTarget:
             )
         except OSError as error:
             self._errors.close()
-            raise TargetLost(f"cannot run {ssh[0]}: {error.strerror}") from error
+            raise TargetLost(
+                f"cannot run {ssh[0]}: {error.strerror}; {SSH_VARIABLE} names another ssh"
+            ) from error
         try:
             deadline = None if timeout is None else time.monotonic() + timeout
             port = self._start(address, deadline)
@@ -96,7 +101,10 @@ class SshTarget:
         except (ValueError, RecursionError):
             said = None
         if not isinstance(said, dict):
-            raise TargetLost(f"cannot start a target at {address}: {self._words(line)}")
+            words = self._words(line)
+            if "not found" in words:  # a shell's, of the command
+                words += f"; {COMMAND_VARIABLE} says where rpma is there"
+            raise TargetLost(f"cannot start a target at {address}: {words}")
         if "error" in said:
             words = explained(str(said["error"]))
             raise TargetError(f"cannot start a target at {address}: {words}")
@@ -118,9 +126,11 @@ class SshTarget:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
         self._errors.seek(0)
-        words = (self._errors.read(_MOST_SAID) or said).decode("utf-8", "replace").split("\n")
-        line = " ".join(line.strip() for line in words if line.strip())
-        return explained(line) or "ssh said nothing"
+        words = (self._errors.read(_MOST_SAID) or said).decode("utf-8", "replace")
+        # Of what rpma says of its usage there, what is wrong, without the box around it.
+        lines = (line.strip() for line in _BOX.sub(" ", words).split("\n"))
+        shown = (line for line in lines if line not in ("", "Error") and not _USAGE.match(line))
+        return explained(" ".join(shown)) or "ssh said nothing"
 
     def close(self) -> None:
         """Let the target end. Idempotent."""

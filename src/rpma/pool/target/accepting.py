@@ -42,7 +42,9 @@ def listen(peer: Peer, address: str, ports: Sequence[int]) -> Endpoint:
         except ProviderError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-    raise TargetError("the target has no free port for the data connection: all are in use")
+    raise TargetError(
+        "the target has no free port for the data connection: all of its --data-ports are in use"
+    )
 
 
 async def next_request(

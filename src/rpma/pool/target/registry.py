@@ -145,7 +145,8 @@ class ServedPools:
                 return pool
         raise PoolSpaceError(
             f"{format_size(size)} of DRAM are asked for, {format_size(free)} of the "
-            f"{format_size(self._dram_limit)} that this target gives are free"
+            f"{format_size(self._dram_limit)} that this target gives are free; its --dram "
+            "(Target's dram) gives more"
             + (
                 "; the old pool stays until the new one is whole, so there must be room for both"
                 if replaces
@@ -405,7 +406,10 @@ class ServedPools:
 
     def _files(self) -> Store:
         if self._store is None:
-            raise TargetError("this target has no directory: it serves pools in DRAM only")
+            raise TargetError(
+                "this target has no directory: it serves pools in DRAM only, which --volatile "
+                "(volatile=True) creates"
+            )
         return self._store
 
     def close(self) -> None:

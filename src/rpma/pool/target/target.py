@@ -137,7 +137,7 @@ class Target:
                 "one, or listen on 127.0.0.1"
             )
         if directory is None and not parse_size(dram, "dram"):
-            raise InvalidArgumentError("a target needs a directory, or dram for pools in DRAM")
+            raise InvalidArgumentError("a target needs a directory, or dram= for pools in DRAM")
         self.rdma_address = rdma_address
         self.data_ports = tuple(data_ports)
         self.direct_write_to_pmem = direct_write_to_pmem
@@ -284,7 +284,10 @@ class Target:
         """Raise TargetError unless one more client may be in."""
         if self.clients >= self._max_clients:
             self.tally.refused_connections += 1
-            raise TargetError(f"{self._max_clients} clients are in, and no more may be: come later")
+            raise TargetError(
+                f"{self._max_clients} clients are in, and no more may be: come later, or raise the "
+                "target's --max-clients"
+            )
 
     @property
     def is_in_a_hurry(self) -> bool:
