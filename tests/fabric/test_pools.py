@@ -15,6 +15,7 @@ import uuid
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -758,6 +759,14 @@ def test_a_target_without_dram_and_one_without_a_directory(fabric: Fabric, tmp_p
     with serving(fabric, dram="1MiB") as target, connect(target) as client:
         with pytest.raises(TargetError, match="has no directory: it serves pools in DRAM only"):
             client.create_pool("file", 1)
+        for ask in (
+            client.open_pool,
+            client.describe_pool,
+            client.remove_pool,
+            partial(client.resize_pool, size=2),
+        ):
+            with pytest.raises(PoolNotFoundError, match="there is no pool 'file'"):
+                ask("file")
         with client.create_pool("cache", 1, volatile=True):
             assert [info.name for info in client.list_pools()] == ["cache"]
 

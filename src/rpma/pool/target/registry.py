@@ -179,7 +179,7 @@ class ServedPools:
             pool = self._open.get(name) or self._dram.get(name)
             users = dict(pool.users) if pool is not None else {}
         if pool is None:
-            file = self._files().open(name)
+            file = self._files(name).open(name)
             pool = ServedPool(name, file.header, file)
         held = set(users.values())
         if held and (held != {access} or access == "write"):
@@ -298,7 +298,7 @@ class ServedPools:
         self._require_unused(name)
         if self._dram_pool(name) is not None:
             raise TargetError(f"pool {name!r} is in DRAM: only pools in files change their size")
-        self._files().resize(name, size)
+        self._files(name).resize(name, size)
 
     def remove(self, name: str) -> None:
         """Remove a pool that nobody has open."""
@@ -311,7 +311,7 @@ class ServedPools:
             pool.drop()
             self._forget_dram(pool)
         else:
-            self._files().remove(name)
+            self._files(name).remove(name)
 
     def _require_settled(self, name: str) -> None:
         """What is to be replaced must not change meanwhile: that would be lost."""
@@ -375,7 +375,6 @@ class ServedPools:
         info = self._find(name)
         if info is not None:
             return info
-        self._files()
         raise PoolNotFoundError(f"there is no pool {name!r}")
 
     def _find(self, name: str) -> PoolInfo | None:
@@ -404,8 +403,11 @@ class ServedPools:
         with self._lock:
             return self._dram.get(name)
 
-    def _files(self) -> Store:
+    def _files(self, name: str = "") -> Store:
+        """The store; `name` is that of a pool which is to be there, if one is."""
         if self._store is None:
+            if name:
+                raise PoolNotFoundError(f"there is no pool {name!r}")
             raise TargetError(
                 "this target has no directory: it serves pools in DRAM only, which --volatile "
                 "(volatile=True) creates"

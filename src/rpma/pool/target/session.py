@@ -24,6 +24,7 @@ from rpma.pool.protocol.errors import (
     TargetError,
     undoing,
 )
+from rpma.pool.protocol.persistency import Persistency
 from rpma.pool.protocol.wire import REQUEST_ROOM
 from rpma.pool.protocol.words import quoted
 from rpma.pool.target import accepting
@@ -295,13 +296,9 @@ class Session:
             return pool, self._take(pool, request.access)
 
         pool, opened = await self._target.on_storage(open_it, request.name)
-        log.info(
-            "%s opened pool %r for %s, durable by %s",
-            self.name,
-            pool.name,
-            request.access,
-            pool.persistency.value,
-        )
+        how = pool.persistency
+        kind = "in DRAM" if how is Persistency.NONE else f"durable by {how.value}"
+        log.info("%s opened pool %r for %s, %s", self.name, pool.name, request.access, kind)
         return opened
 
     def _check_room(self) -> Peer:
