@@ -30,7 +30,8 @@ def setup(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """What `pip install .` does first."""
     return subprocess.run(
         [SCRIPTS / "meson", "setup", folder / "build", ROOT],
-        env=os.environ | environment,
+        # ninja is beside meson, as pip has it; the environment's own may be on nobody's PATH.
+        env=os.environ | {"PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"} | environment,
         capture_output=True,
         text=True,
         timeout=120,
