@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import platform
 import secrets
+import shutil
 import signal
 import tempfile
 import time
@@ -103,7 +104,7 @@ def run(file: Path, address: str | None, port: int = 0) -> Story:
     token = secrets.token_bytes(32)
     with (
         source_of(file) as source,
-        tempfile.TemporaryDirectory(prefix="rpma-demo-") as directory,
+        _folder() as directory,
     ):
         if source.size is None:
             raise OSError(f"{file} does not say how long it is: take a regular file")
@@ -124,6 +125,20 @@ def run(file: Path, address: str | None, port: int = 0) -> Story:
             story.steps.append(("restart", f"a new target, process {target.pid}"))
             _get(story, at, token)
     return story
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    """A folder for the pools, which is gone afterwards, whenever Ctrl-C comes."""
+    directory = ""
+    try:
+        with interrupts.held_back():
+            directory = tempfile.mkdtemp(prefix="rpma-demo-")
+        yield directory
+    finally:
+        with interrupts.held_back():
+            if directory:
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -45,7 +45,10 @@ def end() -> None:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """A process that is started within it never hears of Ctrl-C: it is ended by other means."""
+    """Ctrl-C waits until it is over.
+
+    A process that is started within it never hears of Ctrl-C: it is ended by other means.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
     try:
         yield
