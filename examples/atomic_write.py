@@ -25,7 +25,7 @@ HEADER = struct.Struct("<8sQ")
 """The signature, and where the used part ends, from the start of the log."""
 END = struct.Struct("<Q")
 END_OFFSET = 8
-MOST = 1 << 20
+MOST = 64 << 20
 """No log is larger, whatever the target says, in bytes."""
 
 
