@@ -46,7 +46,8 @@ def target(arguments: argparse.Namespace) -> None:
     with (
         memory,
         rpma.Peer.for_address(arguments.address) as peer,
-        peer.register(memory, usage) as log,
+        memory.view[:SIZE] as view,  # a device DAX is larger than a log
+        peer.register(view, usage) as log,
         peer.listen(arguments.address, arguments.port) as endpoint,
     ):
         if log.view[: len(SIGNATURE)] != SIGNATURE:
