@@ -248,7 +248,9 @@ class Tensor:
         raise AssertionError
 
 
-@pytest.mark.parametrize("bad", [None, 3, 1.5, "text", [1, 2], object(), Tensor()], ids=repr)
+@pytest.mark.parametrize(
+    "bad", [None, 3, 1.5, "text", [1, 2], object(), Tensor()], ids=lambda bad: type(bad).__name__
+)
 def test_what_has_no_buffer_is_told(peer: rpma.Peer, pool: Pool, bad: Any) -> None:
     with pytest.raises(TypeError, match=r"buffer must be an object with a writable buffer .*, not"):
         peer.register(bad, EVERYTHING)
