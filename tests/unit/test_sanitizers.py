@@ -13,6 +13,10 @@ ROOT = Path(__file__).resolve().parents[2]
 EXTENSION = "_librpma.abi3.so"
 #: The last line of pytest's: how many passed, failed, ...
 SUMMARY = re.compile(r"^(\d+ (?:passed|failed|error)[\w, ]*) in [\d.]+s", re.MULTILINE)
+OF_PROCESSES = (
+    *("build", "command_output", "documentation", "first_hour", "interrupts", "library_choice"),
+    *("pins", "run"),
+)
 OUR_FRAME = re.compile(r"#\d+ \S+ in (?:rpmapy_|_cffi_f_rpmapy_)")
 
 
@@ -67,6 +71,9 @@ def instrumented(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (package / "rpma" / "debug").mkdir()
     debug = folder / "build" / "native" / "validation" / "librpma.so.0"
     subprocess.run(["cp", str(debug), str(package / "rpma" / "debug")], check=True)
+    (package / "rpma" / "librpma").mkdir()
+    own = folder / "build" / "native" / "librpma" / "librpma.so.0"
+    subprocess.run(["cp", str(own), str(package / "rpma" / "librpma")], check=True)
     (package / "sitecustomize.py").write_text(CHECK_BEFORE_THE_END)
     return package
 
@@ -113,6 +120,8 @@ def test_the_unit_tests_meet_no_memory_error_and_no_leak_of_the_binding(
         # These build programs with sanitizers of their own.
         *("--ignore-glob=tests/unit/test_softrnic_*", "--ignore=tests/unit/test_librpma_7.py"),
         *("--ignore-glob=tests/unit/test_validation_*", "--ignore=tests/unit/test_trace.py"),
+        # These are about builds, packages and processes.
+        *(f"--ignore=tests/unit/test_{name}.py" for name in OF_PROCESSES),
         # AddressSanitizer keeps freed memory for a while: the process does grow.
         *("--deselect", "tests/unit/test_objects.py::test_memory_does_not_grow"),
     )
