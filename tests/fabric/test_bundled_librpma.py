@@ -22,7 +22,10 @@ OBJECTS = [
     for name in ("completions", "connecting", "device", "srq", "transfers", "verbs_client")
 ]
 #: Programs that know nothing of rpma, and what chooses a librpma itself.
-WITHOUT = [f"--ignore={SUITE / f'test_{name}.py'}" for name in ("programs", "validation")]
+WITHOUT = [
+    f"--ignore={SUITE / f'test_{name}.py'}"
+    for name in ("programs", "validation", "validation_patterns")
+]
 
 
 @pytest.mark.timeout(1800)
