@@ -39,7 +39,7 @@ def test_the_fabric_suite_passes_over_rpmas_own_librpma(fabric: Fabric) -> None:
             f"--fabric={'soft' if is_soft else 'native'}",
             *([SUITE, *WITHOUT, f"--ignore={__file__}"] if is_soft else OBJECTS),
         ],
-        env=os.environ | {VARIABLE: "bundled", "PYTHONFAULTHANDLER": "1"},
+        env=os.environ | {VARIABLE: "bundled"},
         capture_output=True,
         text=True,
         errors="replace",
