@@ -27,6 +27,12 @@ from rpma.pool import Pool, Target, remove_pool
 pytestmark = pytest.mark.fabric
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _soft_only(fabric: Fabric) -> None:
+    if fabric.name != "soft":
+        pytest.skip("files and pipes never meet the device")
+
+
 @pytest.fixture(scope="module")
 def target(fabric: Fabric, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with served(fabric, tmp_path_factory.mktemp("target") / "pools") as running:

@@ -24,6 +24,13 @@ from rpma.pool.client import data_connection
 
 pytestmark = pytest.mark.fabric
 
+
+@pytest.fixture(autouse=True, scope="module")
+def _soft_only(fabric: Fabric) -> None:
+    if fabric.name != "soft":
+        pytest.skip("who closes first is decided above the device")
+
+
 ROUNDS = 4
 
 

@@ -23,6 +23,13 @@ from rpma.pool import Client, Pool, Target, TargetLost
 
 pytestmark = pytest.mark.fabric
 
+
+@pytest.fixture(autouse=True, scope="module")
+def _soft_only(fabric: Fabric) -> None:
+    if fabric.name != "soft":
+        pytest.skip("who closes first is decided above the device")
+
+
 ROUNDS = 4
 NUMBERS = itertools.count()
 Call = Callable[[], object]

@@ -39,7 +39,7 @@ DAX_MODULES = ("nfit", "nd_pmem", "dax_pmem", "device_dax")
 #: Seconds from the start of QEMU until the guest must be ready for its command.
 BOOT_LIMIT = 180.0
 #: Seconds from the start of QEMU until the command must have ended.
-RUN_LIMIT = 3000.0
+RUN_LIMIT = 3240.0
 #: How many bytes of a log an error carries.
 LOG_TAIL = 6000
 
