@@ -30,7 +30,7 @@ SUITE = Path(__file__).parent
 OF_DEVICE = [
     SUITE / f"test_{name}.py"
     for name in (
-        *("completions", "connecting", "device", "failures", "pools_aio", "srq", "transfers"),
+        *("completions", "connecting", "device", "failures", "srq", "transfers"),
         "verbs_client",
     )
 ]
