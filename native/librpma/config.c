@@ -18,10 +18,18 @@ static const struct rpma_conn_cfg default_conn_cfg = {
 	.srq = NULL,
 };
 
+static const struct rpma_srq_cfg default_srq_cfg = {.rq_size = 100, .rcq_size = 100};
+
 const struct rpma_conn_cfg *
 conn_cfg_or_default(const struct rpma_conn_cfg *cfg)
 {
 	return cfg ? cfg : &default_conn_cfg;
+}
+
+const struct rpma_srq_cfg *
+srq_cfg_or_default(const struct rpma_srq_cfg *cfg)
+{
+	return cfg ? cfg : &default_srq_cfg;
 }
 
 /* ---- of a peer ---- */
@@ -194,7 +202,7 @@ rpma_srq_cfg_new(struct rpma_srq_cfg **cfg_ptr)
 	struct rpma_srq_cfg *cfg = malloc(sizeof(*cfg));
 	if (!cfg)
 		return RPMA_E_NOMEM;
-	*cfg = (struct rpma_srq_cfg){.rq_size = 100, .rcq_size = 100};
+	memcpy(cfg, &default_srq_cfg, sizeof(*cfg));
 	*cfg_ptr = cfg;
 	return 0;
 }

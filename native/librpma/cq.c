@@ -115,11 +115,10 @@ rpma_cq_get_wc(struct rpma_cq *cq, int num_entries, struct ibv_wc *wc, int *num_
 int
 rpma_srq_new(struct rpma_peer *peer, struct rpma_srq_cfg *cfg, struct rpma_srq **srq_ptr)
 {
-	static const struct rpma_srq_cfg defaults = {.rq_size = 100, .rcq_size = 100};
 	int ret = 0;
 	if (!peer || !srq_ptr)
 		return invalid("peer and srq_ptr must not be NULL");
-	const struct rpma_srq_cfg *config = cfg ? cfg : &defaults;
+	const struct rpma_srq_cfg *config = srq_cfg_or_default(cfg);
 	struct rpma_srq *srq = calloc(1, sizeof(*srq));
 	if (!srq)
 		return RPMA_E_NOMEM;

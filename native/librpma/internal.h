@@ -123,6 +123,7 @@ int cq_delete(struct rpma_cq **cq_ptr);
 
 /* The configuration, or the defaults for NULL. */
 const struct rpma_conn_cfg *conn_cfg_or_default(const struct rpma_conn_cfg *cfg);
+const struct rpma_srq_cfg *srq_cfg_or_default(const struct rpma_srq_cfg *cfg);
 
 int queues_delete(struct endpoint_queues *queues);
 

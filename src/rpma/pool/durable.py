@@ -19,7 +19,6 @@ from rpma.pool.protocol.persistency import Persistency
 if TYPE_CHECKING:
     from rpma._types import WritableBuffer
 
-_UINT32_MAX = (1 << 32) - 1
 _LIBPMEM = Packages("libpmem1", "libpmem", "libpmem1")
 
 _METHODS = {
