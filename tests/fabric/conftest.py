@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     import rpma
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _on_its_fabric(request: pytest.FixtureRequest) -> None:
+    """What a module is marked with as `soft_only` is left out on a kernel's device."""
+    mark = request.node.get_closest_marker("soft_only")
+    if mark is not None and request.getfixturevalue("fabric").name != "soft":
+        pytest.skip(mark.args[0])
+
+
 @pytest.fixture(scope="session")
 def peer(fabric: Fabric) -> Iterator[rpma.Peer]:
     """A peer on the device, shared by all tests."""

@@ -24,13 +24,7 @@ import rpma
 from fabrics.fabric import Fabric
 from rpma.pool import Pool, Target, remove_pool
 
-pytestmark = pytest.mark.fabric
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _soft_only(fabric: Fabric) -> None:
-    if fabric.name != "soft":
-        pytest.skip("files and pipes never meet the device")
+pytestmark = [pytest.mark.fabric, pytest.mark.soft_only("files and pipes never meet the device")]
 
 
 @pytest.fixture(scope="module")

@@ -17,16 +17,10 @@ from rpma.pool import Target
 from rpma.pool.target import registry
 from rpma.pool.target.store import Store
 
-pytestmark = pytest.mark.fabric
+pytestmark = [pytest.mark.fabric, pytest.mark.soft_only("these never meet the device")]
 
 SIZE = 4096
 SOON = 20.0
-
-
-@pytest.fixture(autouse=True)
-def _soft_only(fabric: Fabric) -> None:
-    if fabric.name != "soft":
-        pytest.skip("these never meet the device")
 
 
 def fill(folder: Path, count: int) -> None:

@@ -11,7 +11,10 @@ from test_pool_answering import in_a_process
 
 from fabrics.fabric import Fabric
 
-pytestmark = pytest.mark.fabric
+pytestmark = [
+    pytest.mark.fabric,
+    pytest.mark.soft_only("no device takes part in it: once is enough"),
+]
 
 #: Stands before the calls that make files durable: notes them, holds them up, has them fail.
 STORAGE = r"""
@@ -174,12 +177,6 @@ def together(durable, failing=None):
     joined([first, *others])
     return first, others
 """
-
-
-@pytest.fixture(autouse=True)
-def _once(fabric: Fabric) -> None:
-    if fabric.name != "soft":
-        pytest.skip("no device takes part in it: once is enough")
 
 
 @pytest.fixture(scope="session")

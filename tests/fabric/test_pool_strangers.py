@@ -30,15 +30,9 @@ from rpma.pool.target import by_ssh, session, sparing, store, strangers
 
 msgspec = pytest.importorskip("msgspec")
 
-pytestmark = pytest.mark.fabric
+pytestmark = [pytest.mark.fabric, pytest.mark.soft_only("these never meet the device")]
 
 SIZE = 64 << 10
-
-
-@pytest.fixture(autouse=True)
-def _soft_only(fabric: Fabric) -> None:
-    if fabric.name != "soft":
-        pytest.skip("these never meet the device")
 
 
 @pytest.fixture

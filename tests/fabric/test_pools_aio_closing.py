@@ -22,13 +22,10 @@ from rpma import aio
 from rpma.pool import Target, TargetLost
 from rpma.pool.client import data_connection
 
-pytestmark = pytest.mark.fabric
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _soft_only(fabric: Fabric) -> None:
-    if fabric.name != "soft":
-        pytest.skip("who closes first is decided above the device")
+pytestmark = [
+    pytest.mark.fabric,
+    pytest.mark.soft_only("who closes first is decided above the device"),
+]
 
 
 ROUNDS = 4

@@ -21,13 +21,10 @@ import rpma
 from fabrics.fabric import Fabric
 from rpma.pool import Client, Pool, Target, TargetLost
 
-pytestmark = pytest.mark.fabric
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _soft_only(fabric: Fabric) -> None:
-    if fabric.name != "soft":
-        pytest.skip("who closes first is decided above the device")
+pytestmark = [
+    pytest.mark.fabric,
+    pytest.mark.soft_only("who closes first is decided above the device"),
+]
 
 
 ROUNDS = 4

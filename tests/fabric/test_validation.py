@@ -12,10 +12,17 @@ from typing import NamedTuple
 
 import pytest
 from pairs import has_native_flush
+from suites import SUITE, of, passes
 
 import rpma
 from fabrics.fabric import Fabric
 from fabrics.validation import Done, compile_program, folder, parsed, run
+
+#: What an emulated processor has the time for: where a kernel's device and the soft RNIC differ.
+OF_DEVICE = (
+    *("completions", "connecting", "device", "failures"),
+    *("srq", "transfers", "verbs_client"),
+)
 
 pytestmark = [pytest.mark.fabric, pytest.mark.timeout(300)]
 
@@ -23,27 +30,6 @@ INVALID, PROVIDER, NOT_SUPPORTED = "RPMA_E_INVAL", "RPMA_E_PROVIDER", "RPMA_E_NO
 CODES = {INVALID: -100004, PROVIDER: -100002, NOT_SUPPORTED: -100001, "0": 0}
 CODES |= {"RPMA_E_SHARED_CHANNEL": -100008, "RPMA_E_NOT_SHARED_CHNL": -100009}
 CODES |= {"RPMA_E_NO_EVENT": -100006}
-
-
-SUITE = Path(__file__).parent
-#: What an emulated processor has the time for: where a kernel's device and the soft RNIC differ.
-OF_DEVICE = [
-    SUITE / f"test_{name}.py"
-    for name in (
-        *("completions", "connecting", "device", "failures", "srq", "transfers"),
-        "verbs_client",
-    )
-]
-#: These choose a librpma themselves, or know nothing of Python.
-OTHERS = [
-    f"--ignore={SUITE / name}.py"
-    for name in (
-        "test_bundled_librpma",
-        "test_programs",
-        "test_validation",
-        "test_validation_patterns",
-    )
-]
 
 
 class Assertion(NamedTuple):
@@ -564,32 +550,12 @@ with rpma.ConnectionConfig(sq_size=64, cq_size=128) as config:
 # ---- the whole suite, over the debug build ----
 
 
-def passes(level: int, tmp_path: Path, *arguments: str | Path) -> None:
-    """Tests over the debug build: what they say if they fail, and where they are if they crash."""
-    done = run(
-        *(sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider"),
-        *arguments,
-        debug=folder(),
-        level=level,
-        file=tmp_path / "log-",
-        timeout=1700,
-    )
-    begun = re.findall(r"^\S+::test_.*?(?= (?:[A-Z]+ .*)?$)", done.output, re.MULTILINE)
-    last = begun[-1] if begun else "none"
-    assert done.code == 0, (
-        f"exit code {done.code}; the last test to begin: {last}\n"
-        f"...{done.output[-12000:]}\n...{done.errors[-6000:]}"
-    )
-
-
 @pytest.mark.timeout(1800)
 def test_the_fabric_suite_passes_over_the_debug_build_with_no_assertion(
     fabric: Fabric, tmp_path: Path
 ) -> None:
-    is_soft = fabric.name == "soft"
-    level = 4 if is_soft else 0  # all that it looks for; in an emulated machine that takes too long
-    where = f"--fabric={'soft' if is_soft else 'native'}"
-    passes(level, tmp_path, where, *([SUITE, *OTHERS] if is_soft else OF_DEVICE))
+    level = 4 if fabric.name == "soft" else 0  # all, but not where that takes too long
+    passes(*of(fabric, OF_DEVICE), debug=folder(), level=level, file=tmp_path / "log-")
     assert (level == 0) == (not any(log.stat().st_size for log in tmp_path.glob("log-*")))
 
 
@@ -605,7 +571,7 @@ def test_a_crash_of_the_suite_is_told_with_its_test_and_where_the_threads_were(
         "def test_after():\n    pass\n"
     )
     with pytest.raises(AssertionError) as raised:
-        passes(0, tmp_path, crashing)
+        passes(crashing, debug=folder(), level=0)
     message = str(raised.value)
     assert message.startswith("exit code -11; the last test to begin: "), message
     assert "test_crashing.py::test_crashing[a name]\n" in message.partition("...")[0]

@@ -14,13 +14,11 @@ import pytest
 from fabrics.fabric import Fabric
 from fabrics.validation import Done, compile_program, folder, parsed, run
 
-pytestmark = [pytest.mark.fabric, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _soft_only(fabric: Fabric) -> None:
-    if fabric.name != "soft":
-        pytest.skip("on Soft-RoCE one of them, messages, does not end; why is not known yet")
+pytestmark = [
+    pytest.mark.fabric,
+    pytest.mark.timeout(300),
+    pytest.mark.soft_only("on Soft-RoCE one of them, messages, does not end; why is not known yet"),
+]
 
 
 #: tests/validation/examples.c

@@ -56,6 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the fabric, declare the marks; in the guest, record what happens."""
     config.addinivalue_line("markers", "fabric: needs an RDMA device")
+    config.addinivalue_line("markers", "soft_only(why): a module for the soft RNIC alone")
     config.addinivalue_line("markers", "unit: needs no RDMA device (every test not marked fabric)")
     config.stash[_MODE] = _choose(config)
     if events := config.getoption("--fabric-events"):
